@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::types::{Incarnation, NodeId};
 
 /// What a membership says of one node.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Member {
     /// Where the transport finds the node; empty for transports that need no address.
     pub address: String,
@@ -28,7 +28,7 @@ impl Member {
 ///
 /// With `outgoing` empty a majority of `voters` decides. Otherwise the configuration is *joint*:
 /// every decision needs a majority of `voters` and a majority of `outgoing` (Raft §6).
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Membership {
     /// Nodes whose votes and acknowledgements count.
     pub voters: BTreeMap<NodeId, Member>,

@@ -13,7 +13,9 @@ use crate::types::{EntryId, LogIndex, NodeId, Sender, Term};
 /// Numbers the rounds in which a leader confirms that it still leads; grows within a term, never
 /// reused in it, and never chosen by a caller (a reused one lets an old round's late answers confirm a
 /// deposed leader's read).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 #[serde(transparent)]
 pub struct ReadRound(pub u64);
 
@@ -27,7 +29,7 @@ pub struct TermRun {
 }
 
 /// The shape of consecutive log entries: everything about them but their payloads.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Entries {
     /// Runs of equal term, ascending and without gaps; empty if there are no entries.
     pub runs: Vec<TermRun>,
@@ -63,7 +65,7 @@ impl Entries {
 }
 
 /// A leader's entries for a follower (`AppendEntries`, Raft §5.3). Heartbeats are [`Heartbeat`]s.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Append {
     /// The leader's term.
     pub term: Term,
@@ -77,7 +79,7 @@ pub struct Append {
 }
 
 /// The answer to an [`Append`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct AppendReply {
     /// The follower's term.
     pub term: Term,
@@ -86,7 +88,7 @@ pub struct AppendReply {
 }
 
 /// What a follower made of an [`Append`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum AppendOutcome {
     /// The follower's log equals the leader's up to `matched`, and that much of it is on its disk.
     Accepted {
@@ -105,7 +107,7 @@ pub enum AppendOutcome {
 
 /// A leader's sign of life. Carries no log position: the follower's own knowledge of what it has
 /// verified bounds the commit index it takes from here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Heartbeat {
     /// The leader's term.
     pub term: Term,
@@ -118,7 +120,7 @@ pub struct Heartbeat {
 }
 
 /// The answer to a [`Heartbeat`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct HeartbeatReply {
     /// The follower's term.
     pub term: Term,
@@ -130,7 +132,7 @@ pub struct HeartbeatReply {
 
 /// A candidate's request (`RequestVote`, Raft §5.2, §5.4.1), or the question whether it would be
 /// granted (pre-vote, thesis §9.6).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Vote {
     /// The term the candidate stands in; with `pre`, the one it would stand in.
     pub term: Term,
@@ -143,7 +145,7 @@ pub struct Vote {
 }
 
 /// The answer to a [`Vote`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct VoteReply {
     /// The voter's term; for a granted pre-vote, the term that was asked about.
     pub term: Term,
@@ -154,7 +156,7 @@ pub struct VoteReply {
 }
 
 /// Everything the consensus core sends and receives. Variants are only ever appended.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Message {
     /// Asks for a vote or a pre-vote.
     Vote(Vote),

@@ -15,7 +15,7 @@ use crate::types::{EntryId, HardState, LogIndex, NodeId, Role, Sender, Term};
 pub struct Generation(pub u64);
 
 /// A fact for the core.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Input {
     /// A tick of the clock passed.
     Tick,
@@ -69,7 +69,7 @@ pub enum Input {
 }
 
 /// What kind of entries a leader creates.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum NewEntries {
     /// The no-op that begins a term (Raft §8).
     Noop,
@@ -80,7 +80,7 @@ pub enum NewEntries {
 }
 
 /// An order to the driver.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Output {
     /// Write new entries with consecutive indexes from `first`, all of its term, to the end of the log.
     Append {
@@ -154,7 +154,7 @@ pub enum Output {
 }
 
 /// How a core behaves.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Options {
     /// The node, its incarnation and boot count.
     pub me: Sender,

@@ -1,1 +1,5 @@
 //! The log on disk.
+
+mod disk;
+
+pub use disk::Disk;

@@ -86,6 +86,10 @@ impl VoteFile {
     /// # Errors
     /// `Damaged` if the file is missing or of another length, if both slots are bad, or if they
     /// contradict each other; `UnknownVersion`; `Io`.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "called like `Directory::open`, which keeps it"
+    )]
     pub(crate) fn open(
         storage: Arc<dyn Storage>,
         dir: &Path,
@@ -383,7 +387,7 @@ mod tests {
                 let disk = disk_with(0, stored);
                 for number in [number, 1 - number] {
                     disk.rot(&path(), |file| {
-                        damage(&mut file[number * SLOT_BYTES..][..SLOT_BYTES])
+                        damage(&mut file[number * SLOT_BYTES..][..SLOT_BYTES]);
                     });
                     assert_eq!(open(&disk).expect("the other slot has it").1, stored);
                 }

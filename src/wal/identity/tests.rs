@@ -1,8 +1,12 @@
 //! A directory opens for its own node and for nobody else, and a crash at any point leaves it whole.
 
+use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use super::*;
 use crate::membership::Member;
 use crate::simulation::{Fault, FaultError, SimDisk};
+use crate::storage::{OpenMode, StorageFile};
 use crate::types::HardState;
 use crate::wal::disk::Disk;
 use crate::wal::vote::VoteFile;
@@ -146,7 +150,8 @@ fn a_directory_of_something_else_is_refused_and_nothing_is_written() {
     let ours = members([1, 2, 3]);
     let mut moved = ours.clone();
     moved.voters.get_mut(&NodeId(2)).expect("a member").address = "elsewhere".to_owned();
-    let attempts: [(u64, &str, &Membership, fn(&StorageErrorKind) -> bool); 4] = [
+    type Attempt<'a> = (u64, &'a str, &'a Membership, fn(&StorageErrorKind) -> bool);
+    let attempts: [Attempt<'_>; 4] = [
         (2, "orders", &ours, |kind| {
             matches!(kind, StorageErrorKind::AnotherNode { expected: NodeId(2), found: NodeId(1) })
         }),
@@ -220,13 +225,115 @@ fn of_two_first_starts_at_once_one_wins_and_the_other_finds_it_in_use() {
     }
 }
 
+/// A disk on which something else happens right before the call number `at`.
+struct Interrupted {
+    disk: Arc<SimDisk>,
+    calls: AtomicUsize,
+    at: usize,
+    other: Box<dyn Fn() + Send + Sync>,
+}
+
+impl Interrupted {
+    fn disk(&self) -> &SimDisk {
+        if self.calls.fetch_add(1, Ordering::Relaxed) == self.at {
+            (self.other)();
+        }
+        &self.disk
+    }
+}
+
+impl fmt::Debug for Interrupted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Interrupted({})", self.at)
+    }
+}
+
+impl Storage for Interrupted {
+    fn create_dir(&self, dir: &Path) -> io::Result<()> {
+        self.disk().create_dir(dir)
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        self.disk().list(dir)
+    }
+
+    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn StorageFile>> {
+        self.disk().open(path, mode)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.disk().rename(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        self.disk().remove(path)
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        self.disk().sync_dir(dir)
+    }
+
+    fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn StorageLock>>> {
+        self.disk().lock(path)
+    }
+
+    fn random(&self) -> io::Result<u128> {
+        self.disk().random()
+    }
+}
+
+/// Opens a new directory as node 1, while another process opens it as node `other` right before call number
+/// `at`, and either keeps it open or is done with it. What became of both; `None` if there was no such call.
+fn open_against(other: u64, keeps: bool, at: usize) -> Option<[Result<(), StorageErrorKind>; 2]> {
+    let disk = Arc::new(SimDisk::new(0));
+    let theirs = Arc::new(parking_lot::Mutex::new(None));
+    let kept = Arc::new(parking_lot::Mutex::new(None));
+    let start = {
+        let (disk, theirs, kept) = (Arc::clone(&disk), Arc::clone(&theirs), Arc::clone(&kept));
+        move || {
+            let result = open_as(&disk, other, "orders", &members([1, 2]));
+            *theirs.lock() = Some(result.as_ref().map(drop).map_err(|error| error.kind.clone()));
+            *kept.lock() = result.ok().filter(|_| keeps);
+        }
+    };
+    let storage = Interrupted { disk, calls: AtomicUsize::new(0), at, other: Box::new(start) };
+    let ours = Directory::open(Arc::new(storage), dir(), NodeId(1), "orders", &members([1, 2]));
+    let theirs = theirs.lock().take()?;
+    Some([ours.map(drop).map_err(|error| error.kind), theirs])
+}
+
+#[test]
+fn two_starts_in_each_other_s_middle_never_both_win_and_never_see_damage() {
+    for at in 0.. {
+        let Some(results) = open_against(1, true, at) else { break };
+        let is_expected = matches!(
+            results,
+            [Ok(()), Err(StorageErrorKind::InUse)] | [Err(StorageErrorKind::InUse), Ok(())]
+        );
+        assert!(is_expected, "call {at}: {results:?}");
+    }
+}
+
+#[test]
+fn what_another_node_did_in_the_middle_of_a_start_is_noticed() {
+    for at in 0.. {
+        let Some(results) = open_against(2, false, at) else { break };
+        let is_expected = matches!(
+            results,
+            [Err(StorageErrorKind::AnotherNode { .. }), Ok(())]
+                | [Ok(()), Err(StorageErrorKind::InUse | StorageErrorKind::AnotherNode { .. })]
+        );
+        assert!(is_expected, "call {at}: {results:?}");
+    }
+}
+
 #[test]
 fn contents_without_an_identity_are_damage_and_never_a_fresh_start() {
     for name in [vote::VOTE_FILE, "log/1.seg", "snapshot/1.snap"] {
         let disk = Arc::new(SimDisk::new(0));
         let path = dir().join(name);
         disk.create_dir(path.parent().expect("a parent")).expect("created");
-        disk.open(&path, crate::storage::OpenMode::Create).expect("created");
+        disk.open(&path, OpenMode::Create).expect("created");
         let before = files(&disk);
         let error = open(&disk).expect_err("damaged");
         assert!(matches!(error.kind, StorageErrorKind::Damaged { .. }), "{name}: {error}");
@@ -273,7 +380,7 @@ fn after_a_failure_the_identity_is_left_alone() {
 fn what_a_crash_left_under_the_temporary_name_is_ignored() {
     let disk = used(0);
     let path = dir().join(format!("{IDENTITY_FILE}.tmp"));
-    let file = disk.open(&path, crate::storage::OpenMode::Create).expect("created");
+    let file = disk.open(&path, OpenMode::Create).expect("created");
     file.write_at(&[7; 9000], 0).expect("written");
     assert_eq!(open(&disk).expect("opened").sender().boot, BootCount(2));
     assert_eq!(open(&disk).expect("opened").sender().boot, BootCount(3));

@@ -83,6 +83,13 @@ pub enum StorageErrorKind {
         /// The cluster the directory belongs to.
         found: String,
     },
+    /// The directory was first started with other members.
+    OtherMembers {
+        /// The members it was first started with.
+        stored: Vec<NodeId>,
+        /// The members named at this start.
+        given: Vec<NodeId>,
+    },
     /// A format that this version of the library does not know.
     UnknownVersion {
         /// The version this library writes.
@@ -157,6 +164,10 @@ impl fmt::Display for StorageError {
             }
             StorageErrorKind::AnotherCluster { expected, found } => {
                 write!(f, ": belongs to cluster {found:?}, and this is cluster {expected:?}")
+            }
+            StorageErrorKind::OtherMembers { stored, given } => {
+                f.write_str(": ")?;
+                other_members(f, stored, given)
             }
             StorageErrorKind::UnknownVersion { supported, found } => {
                 write!(f, ": has format version {found}, and this library knows {supported}")
@@ -461,18 +472,7 @@ impl fmt::Display for StartError {
             Self::NoMembers => f.write_str("no members: name at least this node"),
             Self::DuplicateMember(id) => write!(f, "node {id} is named twice among the members"),
             Self::NotAMember(id) => write!(f, "node {id} is not among the members"),
-            Self::MembersChanged { stored, given } => {
-                let list = |ids: &[NodeId]| {
-                    ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
-                };
-                write!(
-                    f,
-                    "the directory was first started with other members ({}) than these ({}); \
-                     their addresses count too",
-                    list(stored),
-                    list(given)
-                )
-            }
+            Self::MembersChanged { stored, given } => other_members(f, stored, given),
             Self::NoStorage => f.write_str("no storage: call data_dir or in_memory"),
             Self::NoTransport => f.write_str("other members, and no transport to reach them"),
             Self::StateMismatch { applied, first, last } => write!(
@@ -498,8 +498,28 @@ impl std::error::Error for StartError {
 
 impl From<StorageError> for StartError {
     fn from(error: StorageError) -> Self {
-        Self::Storage(error)
+        match error.kind {
+            StorageErrorKind::OtherMembers { stored, given } => {
+                Self::MembersChanged { stored, given }
+            }
+            _ => Self::Storage(error),
+        }
     }
+}
+
+fn other_members(
+    f: &mut fmt::Formatter<'_>,
+    stored: &[NodeId],
+    given: &[NodeId],
+) -> fmt::Result {
+    let list = |ids: &[NodeId]| ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    write!(
+        f,
+        "the directory was first started with other members ({}) than these ({}); their addresses \
+         count too",
+        list(stored),
+        list(given)
+    )
 }
 
 /// The node did not stop in time.

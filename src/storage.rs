@@ -37,6 +37,26 @@ pub trait Storage: fmt::Debug + Send + Sync + 'static {
     /// Takes the lock file at `path` (created if missing) for as long as the answer lives; `None` if
     /// another process, or another lock of this one, has it.
     fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn StorageLock>>>;
+    /// A number that nobody else draws, to name a new directory by: the operating system's randomness,
+    /// which differs on machines that start at the same instant. A simulated disk draws it from its
+    /// seed, so that a run repeats byte by byte.
+    fn random(&self) -> io::Result<u128> {
+        os_random()
+    }
+}
+
+/// 128 bits of the operating system's randomness.
+pub(crate) fn os_random() -> io::Result<u128> {
+    let mut bytes = [0; 16];
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    {
+        // Waits until the system has gathered entropy, early in a boot; so few bytes are never cut short.
+        let filled = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
+        assert_eq!(filled, bytes.len(), "getrandom filled {filled} bytes");
+    }
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    io::Read::read_exact(&mut File::open("/dev/urandom")?, &mut bytes)?;
+    Ok(u128::from_le_bytes(bytes))
 }
 
 /// A lock file that is held; dropping it lets go.

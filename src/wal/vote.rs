@@ -1,0 +1,544 @@
+//! The vote file: the term a node has reached, and whom it voted for in it (Raft §5.2).
+//!
+//! A node that forgets a vote can vote twice in a term, and a term can then have two leaders. So the
+//! state is kept twice, in two slots that share no block of the disk:
+//!
+//! ```text
+//!  offset  bytes
+//!       0      8  magic     "oarlvote"
+//!       8      4  version   0
+//!      12      4  crc       CRC32C of all other bytes of the slot
+//!      16      4  slot      0 for the first, 1 for the second
+//!      20      4  voted     1 if there is a vote, otherwise 0
+//!      24      8  sequence  grows with every write of both slots
+//!      32      8  term
+//!      40      8  vote      the node that has the vote; 0 without one
+//!      48   4048  zero
+//!    4096   4096  the second slot, alike
+//! ```
+//!
+//! All numbers are little-endian. Magic, version and checksum keep their places in every version, so
+//! that a rotten version is not taken for a newer one.
+//!
+//! Both slots are written and flushed, one after the other, before a state counts as stored. A crash in
+//! between leaves at least one whole slot, with the old state or the new; nobody has acted on the new
+//! one. After both are flushed, one slot may rot or become unreadable and nothing is forgotten: the
+//! other holds the same. Two bad slots are an error, as is a file that is missing, zeroed or of another
+//! length. Of two good slots the one with the higher sequence counts, so a stale slot never does.
+//!
+//! *Readable is not durable*: after a kill, opening may read what was never flushed. So opening writes
+//! both slots again, and flushes them, before anybody can act on what it read. The slot that does not
+//! count is written first: the only good copy is never the one at risk.
+//!
+//! Whether there must be a vote file is not this module's to say: the identity does (see
+//! [`identity`](super::identity)).
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::{fmt, io};
+
+use super::replace::replace;
+use crate::error::{StorageError, StorageErrorKind};
+use crate::storage::{OpenMode, Storage, StorageFile};
+use crate::types::{HardState, NodeId, Term};
+
+/// The file's name in its directory.
+pub(super) const VOTE_FILE: &str = "vote";
+
+const MAGIC: &[u8; 8] = b"oarlvote";
+const VERSION: u32 = 0;
+/// As large as the largest unit that disks in use write at once.
+const SLOT_BYTES: usize = 4096;
+const FILE_BYTES: u64 = 2 * SLOT_BYTES as u64;
+/// Where the checksum lies.
+const CRC: std::ops::Range<usize> = 12..16;
+/// The bytes in use; the rest of a slot is zero.
+const USED_BYTES: usize = 48;
+
+/// The open vote file. After an error it stores nothing any more.
+#[derive(Debug)]
+pub(crate) struct VoteFile {
+    file: Arc<dyn StorageFile>,
+    path: PathBuf,
+    sequence: u64,
+    state: HardState,
+    poisoned: bool,
+}
+
+/// What one slot says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Slot {
+    sequence: u64,
+    state: HardState,
+}
+
+/// Why a slot does not count.
+#[derive(Debug)]
+enum BadSlot {
+    Unreadable(io::Error),
+    Rotten(&'static str),
+    UnknownVersion(u32),
+}
+
+impl VoteFile {
+    /// Opens the vote file of `dir` and makes what it says durable again.
+    ///
+    /// # Errors
+    /// `Damaged` if the file is missing or of another length, if both slots are bad, or if they
+    /// contradict each other; `UnknownVersion`; `Io`.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "called like `Directory::open`, which keeps it"
+    )]
+    pub(crate) fn open(
+        storage: Arc<dyn Storage>,
+        dir: &Path,
+    ) -> Result<(Self, HardState), StorageError> {
+        let path = dir.join(VOTE_FILE);
+        let file = match storage.open(&path, OpenMode::Write) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(StorageError::damaged(path, "a vote file: there was one"));
+            }
+            result => result.map_err(|error| StorageError::io(&path, "open", error))?,
+        };
+        let len = file.len().map_err(|error| StorageError::io(&path, "length", error))?;
+        if len != FILE_BYTES {
+            return Err(StorageError::damaged(path, format!("{FILE_BYTES} bytes, not {len}")));
+        }
+        let slots = [0, 1].map(|number| read_slot(&*file, number));
+        let (winner, number) = choose(&path, slots)?;
+        let Slot { sequence, state } = winner;
+        let mut vote = Self { file, path, sequence, state, poisoned: false };
+        vote.write(state, [1 - number, number])?;
+        Ok((vote, state))
+    }
+
+    /// Makes `state` durable, in both slots. What depends on it may happen once this has returned.
+    ///
+    /// # Errors
+    /// `Io`, after which nothing is known of what is on the disk; from then on `Poisoned`.
+    ///
+    /// # Panics
+    /// If the term goes back, or a vote is changed within its term.
+    pub(crate) fn store(&mut self, state: HardState) -> Result<(), StorageError> {
+        if self.poisoned {
+            return Err(StorageError::new(&self.path, StorageErrorKind::Poisoned));
+        }
+        let old = self.state;
+        assert!(state.term >= old.term, "term {} after term {}", state.term, old.term);
+        assert!(
+            state.term > old.term || old.voted_for.is_none() || old.voted_for == state.voted_for,
+            "vote for {:?} after one for {:?} in term {}",
+            state.voted_for,
+            old.voted_for,
+            old.term
+        );
+        if state == old {
+            return Ok(());
+        }
+        self.write(state, [0, 1])
+    }
+
+    /// Writes and flushes both slots, in this order.
+    fn write(&mut self, state: HardState, order: [usize; 2]) -> Result<(), StorageError> {
+        // Cleared at the end: whatever happens in between, nothing is stored after it.
+        self.poisoned = true;
+        let slot = Slot { sequence: self.sequence + 1, state };
+        for number in order {
+            let offset = (number * SLOT_BYTES) as u64;
+            let path = &self.path;
+            let failed =
+                |operation| move |error| StorageError::io(path, operation, error).at_offset(offset);
+            self.file.write_at(&slot.encode(number), offset).map_err(failed("write"))?;
+            self.file.sync().map_err(failed("flush"))?;
+        }
+        self.sequence = slot.sequence;
+        self.state = state;
+        self.poisoned = false;
+        Ok(())
+    }
+}
+
+/// Creates the vote file of a node that has not voted, durably, replacing one that is there.
+///
+/// # Errors
+/// `Io`.
+pub(super) fn create(storage: &dyn Storage, dir: &Path) -> Result<(), StorageError> {
+    let slot = Slot { sequence: 1, state: HardState::default() };
+    replace(storage, dir, VOTE_FILE, &[slot.encode(0), slot.encode(1)].concat())
+}
+
+/// The slot that counts, and its number.
+fn choose(path: &Path, slots: [Result<Slot, BadSlot>; 2]) -> Result<(Slot, usize), StorageError> {
+    for slot in &slots {
+        if let Err(BadSlot::UnknownVersion(found)) = *slot {
+            let kind = StorageErrorKind::UnknownVersion { supported: VERSION, found };
+            return Err(StorageError::new(path, kind));
+        }
+    }
+    match slots {
+        [Ok(first), Ok(second)] if first.sequence == second.sequence && first != second => {
+            Err(StorageError::damaged(path, "two slots that agree"))
+        }
+        [Ok(first), Ok(second)] if second.sequence > first.sequence => Ok((second, 1)),
+        [Ok(first), Ok(_)] => Ok((first, 0)),
+        [Ok(good), Err(bad)] => {
+            log::warn!("{}: second slot {bad}; the first one has it all", path.display());
+            Ok((good, 0))
+        }
+        [Err(bad), Ok(good)] => {
+            log::warn!("{}: first slot {bad}; the second one has it all", path.display());
+            Ok((good, 1))
+        }
+        [Err(first), Err(second)] => Err(StorageError::damaged(
+            path,
+            format!("a good slot of two, but the first {first} and the second {second}"),
+        )),
+    }
+}
+
+fn read_slot(file: &dyn StorageFile, number: usize) -> Result<Slot, BadSlot> {
+    let mut bytes = [0; SLOT_BYTES];
+    file.read_at(&mut bytes, (number * SLOT_BYTES) as u64).map_err(BadSlot::Unreadable)?;
+    Slot::decode(&bytes, number)
+}
+
+impl Slot {
+    fn encode(self, number: usize) -> [u8; SLOT_BYTES] {
+        let mut bytes = [0; SLOT_BYTES];
+        bytes[..8].copy_from_slice(MAGIC);
+        bytes[8..12].copy_from_slice(&VERSION.to_le_bytes());
+        bytes[16..20].copy_from_slice(&(number as u32).to_le_bytes());
+        bytes[20..24].copy_from_slice(&u32::from(self.state.voted_for.is_some()).to_le_bytes());
+        bytes[24..32].copy_from_slice(&self.sequence.to_le_bytes());
+        bytes[32..40].copy_from_slice(&self.state.term.0.to_le_bytes());
+        bytes[40..48].copy_from_slice(&self.state.voted_for.map_or(0, u64::from).to_le_bytes());
+        let crc = checksum(&bytes);
+        bytes[CRC].copy_from_slice(&crc.to_le_bytes());
+        bytes
+    }
+
+    fn decode(bytes: &[u8; SLOT_BYTES], number: usize) -> Result<Self, BadSlot> {
+        let u32_at = |at| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"));
+        let u64_at = |at| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
+        if &bytes[..8] != MAGIC {
+            return Err(BadSlot::Rotten("does not begin as one"));
+        }
+        if bytes[CRC] != checksum(bytes).to_le_bytes() {
+            return Err(BadSlot::Rotten("has a wrong checksum"));
+        }
+        if u32_at(8) != VERSION {
+            return Err(BadSlot::UnknownVersion(u32_at(8)));
+        }
+        if u32_at(16) != number as u32 {
+            return Err(BadSlot::Rotten("is the other one"));
+        }
+        let voted_for = match (u32_at(20), u64_at(40)) {
+            (0, 0) => None,
+            (1, node) => Some(NodeId(node)),
+            _ => return Err(BadSlot::Rotten("has no sensible vote")),
+        };
+        if bytes[USED_BYTES..].iter().any(|&byte| byte != 0) {
+            return Err(BadSlot::Rotten("does not end in zeros"));
+        }
+        let state = HardState { term: Term(u64_at(32)), voted_for };
+        Ok(Self { sequence: u64_at(24), state })
+    }
+}
+
+/// CRC32C of a slot without its own four bytes.
+fn checksum(bytes: &[u8; SLOT_BYTES]) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(&bytes[..CRC.start]), &bytes[CRC.end..])
+}
+
+impl fmt::Display for BadSlot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unreadable(error) => write!(f, "cannot be read ({error})"),
+            Self::Rotten(how) => f.write_str(how),
+            Self::UnknownVersion(found) => write!(f, "has version {found}"),
+        }
+    }
+}
+
+#[cfg(all(test, feature = "simulation"))]
+mod tests {
+    use super::*;
+    use crate::simulation::{Fault, FaultError, Operation, SimDisk};
+
+    const SEEDS: u64 = 30;
+
+    fn dir() -> &'static Path {
+        Path::new("data")
+    }
+
+    fn path() -> PathBuf {
+        dir().join(VOTE_FILE)
+    }
+
+    fn state(term: u64, vote: Option<u64>) -> HardState {
+        HardState { term: Term(term), voted_for: vote.map(NodeId) }
+    }
+
+    fn open(disk: &Arc<SimDisk>) -> Result<(VoteFile, HardState), StorageError> {
+        let storage: Arc<dyn Storage> = disk.clone();
+        VoteFile::open(storage, dir())
+    }
+
+    /// A disk with the vote file of a node that has stored `state`.
+    fn disk_with(seed: u64, state: HardState) -> Arc<SimDisk> {
+        let disk = Arc::new(SimDisk::new(seed));
+        disk.create_dir(dir()).expect("created");
+        create(&*disk, dir()).expect("created");
+        let (mut vote, _) = open(&disk).expect("opened");
+        vote.store(state).expect("stored");
+        disk
+    }
+
+    /// From its `after`-th operation on, the disk is gone.
+    fn gone(after: u64) -> Fault {
+        Fault { operation: None, after, error: FaultError::Io, lasting: true }
+    }
+
+    fn is_damaged(result: Result<(VoteFile, HardState), StorageError>) -> bool {
+        matches!(result.expect_err("an error").kind, StorageErrorKind::Damaged { .. })
+    }
+
+    #[test]
+    fn slot_bytes_are_the_golden_ones() {
+        let slot = Slot { sequence: 7, state: state(3, Some(5)) };
+        let bytes = slot.encode(1);
+        let golden: [u8; USED_BYTES] = [
+            b'o', b'a', b'r', b'l', b'v', b'o', b't', b'e', // magic
+            0, 0, 0, 0, // version
+            0x16, 0x07, 0xFA, 0xDA, // crc
+            1, 0, 0, 0, // slot
+            1, 0, 0, 0, // voted
+            7, 0, 0, 0, 0, 0, 0, 0, // sequence
+            3, 0, 0, 0, 0, 0, 0, 0, // term
+            5, 0, 0, 0, 0, 0, 0, 0, // vote
+        ];
+        assert_eq!(bytes[..USED_BYTES], golden);
+        assert!(bytes[USED_BYTES..].iter().all(|&byte| byte == 0));
+        assert_eq!(Slot::decode(&bytes, 1).expect("just encoded"), slot);
+    }
+
+    #[test]
+    fn a_new_vote_file_has_no_term_and_no_vote() {
+        let disk = Arc::new(SimDisk::new(0));
+        disk.create_dir(dir()).expect("created");
+        create(&*disk, dir()).expect("created");
+        disk.crash_losing_all();
+        assert_eq!(open(&disk).expect("opened").1, HardState::default());
+    }
+
+    #[test]
+    fn what_was_stored_survives_and_a_vote_for_node_zero_is_a_vote() {
+        for stored in [state(1, None), state(1, Some(0)), state(u64::MAX, Some(u64::MAX))] {
+            let disk = disk_with(0, stored);
+            disk.crash_losing_all();
+            assert_eq!(open(&disk).expect("opened").1, stored);
+        }
+    }
+
+    #[test]
+    fn a_crash_while_storing_leaves_the_old_state_or_the_new() {
+        let (old, new) = (state(4, Some(1)), state(5, Some(2)));
+        let mut seen = [false, false];
+        for seed in 0..SEEDS {
+            for after in 0..4 {
+                let disk = disk_with(seed, old);
+                let (mut vote, _) = open(&disk).expect("opened");
+                disk.fail(gone(after));
+                vote.store(new).expect_err("the disk is gone");
+                disk.clear_faults();
+                disk.crash();
+                let (_, found) = open(&disk).expect("one slot is whole");
+                assert!(found == old || found == new, "seed {seed}, {after}: {found:?}");
+                seen[usize::from(found == new)] = true;
+            }
+        }
+        assert_eq!(seen, [true, true]);
+    }
+
+    #[test]
+    fn what_opening_has_read_is_durable() {
+        let (old, new) = (state(4, Some(1)), state(5, Some(2)));
+        for failing in [0, 1] {
+            let disk = disk_with(0, old);
+            let (mut vote, _) = open(&disk).expect("opened");
+            // A failed flush leaves clean pages, which a restarted program reads.
+            disk.fail(Fault { operation: Some(Operation::Sync), lasting: false, ..gone(failing) });
+            vote.store(new).expect_err("planned");
+            disk.kill();
+            assert_eq!(open(&disk).expect("opened").1, new);
+            disk.crash_losing_all();
+            assert_eq!(open(&disk).expect("opened").1, new, "somebody may have acted on it");
+        }
+    }
+
+    #[test]
+    fn one_rotten_slot_forgets_nothing_and_opening_repairs_it() {
+        let stored = state(5, Some(2));
+        let damages: [fn(&mut [u8]); 3] =
+            [|slot| slot.fill(0), |slot| slot[35] ^= 1, |slot| slot[SLOT_BYTES - 1] ^= 128];
+        for damage in damages {
+            for number in [0, 1, 0] {
+                let disk = disk_with(0, stored);
+                for number in [number, 1 - number] {
+                    disk.rot(&path(), |file| {
+                        damage(&mut file[number * SLOT_BYTES..][..SLOT_BYTES]);
+                    });
+                    assert_eq!(open(&disk).expect("the other slot has it").1, stored);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn an_unreadable_slot_counts_as_rotten() {
+        let stored = state(5, Some(2));
+        for after in [0, 1] {
+            let disk = disk_with(0, stored);
+            disk.fail(Fault { operation: Some(Operation::Read), lasting: false, ..gone(after) });
+            assert_eq!(open(&disk).expect("the other slot has it").1, stored);
+        }
+        let disk = disk_with(0, stored);
+        disk.fail(Fault { operation: Some(Operation::Read), ..gone(0) });
+        assert!(is_damaged(open(&disk)));
+    }
+
+    #[test]
+    fn repairing_a_rotten_slot_never_risks_the_good_one() {
+        let stored = state(5, Some(2));
+        for seed in 0..SEEDS {
+            for number in [0, 1] {
+                for after in 0..8 {
+                    let disk = disk_with(seed, stored);
+                    disk.rot(&path(), |file| file[number * SLOT_BYTES + 35] ^= 1);
+                    disk.fail(gone(after));
+                    drop(open(&disk));
+                    disk.clear_faults();
+                    disk.crash();
+                    let found = open(&disk).expect("one slot is whole").1;
+                    assert_eq!(found, stored, "seed {seed}, slot {number}, operation {after}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn two_rotten_slots_are_an_error_and_nothing_is_written() {
+        let disk = disk_with(0, state(5, Some(2)));
+        disk.rot(&path(), |file| {
+            file[35] ^= 1;
+            file[SLOT_BYTES + 35] ^= 1;
+        });
+        let before = disk.live_bytes(&path());
+        assert!(is_damaged(open(&disk)));
+        assert_eq!(disk.live_bytes(&path()), before);
+    }
+
+    #[test]
+    fn a_missing_zeroed_shortened_or_longer_file_is_an_error_and_never_a_fresh_start() {
+        let damages: [fn(&mut Vec<u8>); 5] = [
+            |file| file.fill(0),
+            |file| file.truncate(SLOT_BYTES),
+            Vec::clear,
+            |file| file.push(0),
+            |file| file.rotate_left(SLOT_BYTES),
+        ];
+        for damage in damages {
+            let disk = disk_with(0, state(5, Some(2)));
+            disk.rot(&path(), damage);
+            let before = disk.live_bytes(&path());
+            assert!(is_damaged(open(&disk)));
+            assert_eq!(disk.live_bytes(&path()), before, "nothing is written");
+        }
+        let disk = disk_with(0, state(5, Some(2)));
+        disk.remove(&path()).expect("removed");
+        assert!(is_damaged(open(&disk)));
+    }
+
+    #[test]
+    fn a_stale_slot_never_wins() {
+        for number in [0, 1] {
+            let disk = disk_with(0, state(4, Some(1)));
+            let old = disk.live_bytes(&path()).expect("the file");
+            let (mut vote, _) = open(&disk).expect("opened");
+            vote.store(state(5, Some(2))).expect("stored");
+            let slot = number * SLOT_BYTES..(number + 1) * SLOT_BYTES;
+            disk.rot(&path(), |file| file[slot.clone()].copy_from_slice(&old[slot.clone()]));
+            assert_eq!(open(&disk).expect("opened").1, state(5, Some(2)));
+        }
+    }
+
+    #[test]
+    fn slots_of_the_same_sequence_that_differ_are_an_error() {
+        let disk = disk_with(0, state(5, Some(2)));
+        let good = Slot::decode(
+            disk.live_bytes(&path()).expect("the file")[..SLOT_BYTES].try_into().expect("a slot"),
+            0,
+        );
+        let other = Slot { state: state(5, Some(3)), ..good.expect("a good slot") };
+        disk.rot(&path(), |file| file[..SLOT_BYTES].copy_from_slice(&other.encode(0)));
+        assert!(is_damaged(open(&disk)));
+    }
+
+    #[test]
+    fn a_newer_version_is_named_even_beside_a_slot_of_ours() {
+        for number in [0, 1] {
+            let disk = disk_with(0, state(5, Some(2)));
+            disk.rot(&path(), |file| {
+                let slot = &mut file[number * SLOT_BYTES..][..SLOT_BYTES];
+                slot[8] = 9;
+                let crc = checksum((&*slot).try_into().expect("a slot"));
+                slot[CRC].copy_from_slice(&crc.to_le_bytes());
+            });
+            let error = open(&disk).expect_err("a newer version");
+            let StorageErrorKind::UnknownVersion { supported: 0, found: 9 } = error.kind else {
+                panic!("{error}");
+            };
+        }
+    }
+
+    #[test]
+    fn every_flipped_bit_of_a_slot_is_noticed() {
+        let bytes = Slot { sequence: 7, state: state(3, Some(5)) }.encode(0);
+        for bit in 0..SLOT_BYTES * 8 {
+            let mut bad = bytes;
+            bad[bit / 8] ^= 1 << (bit % 8);
+            assert!(matches!(Slot::decode(&bad, 0), Err(BadSlot::Rotten(_))), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn after_a_failure_nothing_is_stored_any_more() {
+        for operation in [Operation::Write, Operation::Sync] {
+            let disk = disk_with(0, state(4, None));
+            let (mut vote, _) = open(&disk).expect("opened");
+            disk.fail(Fault { operation: Some(operation), lasting: false, ..gone(0) });
+            vote.store(state(5, None)).expect_err("planned");
+            let operations = disk.operations();
+            let error = vote.store(state(6, None)).expect_err("poisoned");
+            assert!(matches!(error.kind, StorageErrorKind::Poisoned), "{error}");
+            assert_eq!(disk.operations(), operations, "the disk is left alone");
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "term 4 after term 5")]
+    fn a_term_never_goes_back() {
+        let disk = disk_with(0, state(5, None));
+        let (mut vote, _) = open(&disk).expect("opened");
+        drop(vote.store(state(4, None)));
+    }
+
+    #[test]
+    #[should_panic(expected = "in term 5")]
+    fn a_vote_is_never_changed_within_its_term() {
+        let disk = disk_with(0, state(5, Some(1)));
+        let (mut vote, _) = open(&disk).expect("opened");
+        drop(vote.store(state(5, Some(2))));
+    }
+}

@@ -63,6 +63,9 @@ pub struct Config {
     /// The most bytes of messages from other nodes that may wait to be taken; what does not fit is
     /// dropped, as on a network.
     pub max_peer_queue_bytes: usize,
+    /// How long one flush, or one batch of entries in `apply`, may take before the node counts as stuck:
+    /// it then gives up leadership, and does not campaign until it moves again.
+    pub stuck_after: Duration,
     /// The size of one segment file of the log, in bytes.
     pub segment_bytes: usize,
     /// How many empty segments are kept ready. Memory for the log's mappings is about
@@ -89,6 +92,7 @@ impl Default for Config {
             max_unapplied_bytes: 64 << 20,
             max_apply_bytes: 256 << 10,
             max_peer_queue_bytes: 64 << 20,
+            stuck_after: Duration::from_secs(2),
             segment_bytes: 16 << 20,
             ready_segments: 2,
         }
@@ -164,6 +168,7 @@ impl Config {
                 "max_peer_queue_bytes",
                 "must be at least max_append_bytes",
             ),
+            (!self.stuck_after.is_zero(), "stuck_after", "must not be zero"),
             (
                 self.segment_bytes.is_multiple_of(1 << 16),
                 "segment_bytes",

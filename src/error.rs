@@ -173,9 +173,9 @@ impl fmt::Display for StorageError {
                 write!(f, ": has format version {found}, and this library knows {supported}")
             }
             StorageErrorKind::InUse => f.write_str(": is in use by another node"),
-            StorageErrorKind::Poisoned => {
-                f.write_str(": an earlier write or flush failed; restart the node once the disk is well")
-            }
+            StorageErrorKind::Poisoned => f.write_str(
+                ": an earlier write or flush failed; restart the node once the disk is well",
+            ),
         }
     }
 }
@@ -336,7 +336,9 @@ impl<C> ProposeError<C> {
                 ProposeError::NotEncodable { error, command: f(command) }
             }
             Self::Superseded(command) => ProposeError::Superseded(f(command)),
-            Self::Stopped { cause, command } => ProposeError::Stopped { cause, command: f(command) },
+            Self::Stopped { cause, command } => {
+                ProposeError::Stopped { cause, command: f(command) }
+            }
             Self::Reentrant(command) => ProposeError::Reentrant(f(command)),
             Self::Unknown { entry, cause } => ProposeError::Unknown { entry, cause },
         }
@@ -365,9 +367,13 @@ impl<C> fmt::Display for ProposeError<C> {
         match self {
             Self::NotLeader { leader, .. } => not_leader(f, *leader),
             Self::Busy(_) => f.write_str("the node had no room before the deadline; never applied"),
-            Self::TooLarge { limit, .. } => write!(f, "the command exceeds {limit} bytes; never applied"),
+            Self::TooLarge { limit, .. } => {
+                write!(f, "the command exceeds {limit} bytes; never applied")
+            }
             Self::NotEncodable { error, .. } => write!(f, "the command {error}; never applied"),
-            Self::Superseded(_) => f.write_str("another leader's entry took its place; never applied"),
+            Self::Superseded(_) => {
+                f.write_str("another leader's entry took its place; never applied")
+            }
             Self::Stopped { cause, .. } => write!(f, "{cause}; never applied"),
             Self::Reentrant(_) => {
                 f.write_str("called from inside this node's own apply or read; never applied")
@@ -507,11 +513,7 @@ impl From<StorageError> for StartError {
     }
 }
 
-fn other_members(
-    f: &mut fmt::Formatter<'_>,
-    stored: &[NodeId],
-    given: &[NodeId],
-) -> fmt::Result {
+fn other_members(f: &mut fmt::Formatter<'_>, stored: &[NodeId], given: &[NodeId]) -> fmt::Result {
     let list = |ids: &[NodeId]| ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     write!(
         f,

@@ -42,6 +42,14 @@ pub trait Machine: Serialize + DeserializeOwned + Clone + Send + Sync + 'static 
     fn apply(&mut self, command: Self::Command) -> Self::Response;
 }
 
+/// The machine that does nothing: for measuring, and where only the log's order matters.
+impl Machine for () {
+    type Command = ();
+    type Response = ();
+
+    fn apply(&mut self, (): ()) {}
+}
+
 /// Where an entry that is being applied stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]

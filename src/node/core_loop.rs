@@ -1,0 +1,393 @@
+//! The `core` loop: feeds the consensus core with what has arrived.
+//!
+//! What the core orders in return is carried out in [`super::orders`]. Neither may do anything slow: no
+//! flush, no file, no user code, no sending that waits.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::backlog::Backlog;
+use super::inbox::Generation;
+use super::reads::{Confirmation, ReadGroup};
+use super::received;
+use super::shared::{Loop, Shared, Wait};
+use super::status::PeerStatus;
+use super::stop::Phase;
+use super::watch::Leadership;
+use crate::clock::Time;
+use crate::consensus::{Core, Generation as LogGeneration, Input};
+use crate::error::StopCause;
+use crate::message::{Envelope, Message, ReadRound};
+use crate::record::record_bytes;
+use crate::slices::Slices;
+use crate::state_machine::StateMachine;
+use crate::transport::{PeerEvent, PeerLane, Transport};
+use crate::types::{Role, Sender};
+use crate::wal::{Log, Memory, Position};
+
+/// Messages from other nodes that are handled before the loop looks elsewhere.
+const MAX_MESSAGES_A_STEP: usize = 64;
+/// How long proposals that are in the log may take to be answered once the node is told to stop.
+const MAX_DRAIN: Duration = Duration::from_millis(500);
+
+/// The parts of a core loop, as they are when the node starts.
+pub(crate) struct Parts {
+    pub(crate) core: Core,
+    pub(crate) log: Log,
+    pub(crate) me: Sender,
+    pub(crate) peers: PeerLane,
+    pub(crate) transport: Box<dyn Transport>,
+    /// Where term and vote go if the log is in memory; it is as durable as it gets once it is written.
+    pub(crate) memory: Option<Memory>,
+    /// The time stamp of the log's last record.
+    pub(crate) last_time: u64,
+}
+
+pub(crate) struct CoreLoop<S: StateMachine> {
+    pub(super) shared: Arc<Shared<S>>,
+    pub(super) core: Core,
+    pub(super) log: Log,
+    pub(super) me: Sender,
+    peers: PeerLane,
+    pub(super) transport: Box<dyn Transport>,
+    pub(super) memory: Option<Memory>,
+    pub(super) last_time: u64,
+    /// The moment of this step.
+    pub(super) now: Time,
+    next_tick: Time,
+    /// Something was written that is not published.
+    pub(super) dirty: bool,
+    /// What was published, and not flushed nor asked to be.
+    pub(super) published: Option<Position>,
+    /// Something was committed that the `apply` loop has not been woken for.
+    pub(super) committed: bool,
+    /// What the core is told once its orders so far are carried out.
+    pub(super) later: VecDeque<Input>,
+    /// The proposals that the core is being asked about.
+    pub(super) proposals: Option<Generation<S::Response>>,
+    /// The readers that the core is being asked about.
+    pub(super) reader: Option<Arc<ReadGroup>>,
+    /// Readers that wait for a round, in the order of their rounds.
+    pub(super) readers: VecDeque<(ReadRound, Arc<ReadGroup>)>,
+    pub(super) backlog: Backlog,
+    refused_messages: u64,
+    fit: bool,
+    closing: Closing,
+}
+
+/// How far a core is that has been told to stop.
+#[derive(Clone, Copy, Debug)]
+enum Closing {
+    /// It has not.
+    No,
+    /// It waits for the answers to what is in the log, until this moment.
+    Drain(Time),
+    /// It waits for its last flushes.
+    Flush(Position),
+}
+
+impl<S: StateMachine> CoreLoop<S> {
+    pub(crate) fn new(shared: Arc<Shared<S>>, parts: Parts) -> Self {
+        let now = shared.clock.now();
+        let Parts { core, log, me, peers, transport, memory, last_time } = parts;
+        let next_tick = now.after(shared.config.tick);
+        shared.apply.set_committed(core.committed());
+        shared.apply.set_persisted(core.persisted());
+        let this = Self {
+            shared,
+            core,
+            log,
+            me,
+            peers,
+            transport,
+            memory,
+            last_time,
+            now,
+            next_tick,
+            dirty: false,
+            published: None,
+            committed: false,
+            later: VecDeque::new(),
+            proposals: None,
+            reader: None,
+            readers: VecDeque::new(),
+            backlog: Backlog::default(),
+            refused_messages: 0,
+            fit: true,
+            closing: Closing::No,
+        };
+        this.publish_leadership();
+        this.publish_status();
+        this
+    }
+
+    /// What the other loops have done meanwhile.
+    fn take_reports(&mut self) {
+        if let Some(hard_state) = self.shared.wal.take_hard_state_stored() {
+            self.feed(Input::HardStatePersisted(hard_state));
+        }
+        if self.memory.is_none() {
+            self.report_persisted(self.shared.wal.flushed());
+        }
+        for fetched in self.shared.snap.take_fetched() {
+            self.send_fetched(fetched);
+        }
+    }
+
+    pub(super) fn report_persisted(&mut self, flushed: Position) {
+        if let Some((generation, index)) = self.log.persisted(flushed) {
+            self.feed(Input::Persisted { generation: LogGeneration(generation), index });
+            self.shared.apply.set_persisted(self.core.persisted());
+        }
+    }
+
+    /// Handles some messages; true if more wait.
+    fn take_messages(&mut self) -> bool {
+        for _ in 0..MAX_MESSAGES_A_STEP {
+            match self.peers.take() {
+                Some(PeerEvent::Message(envelope)) => self.receive(envelope),
+                Some(PeerEvent::Dropped(to)) => self.feed(Input::Dropped { to }),
+                None => return false,
+            }
+        }
+        !self.peers.is_empty()
+    }
+
+    fn receive(&mut self, envelope: Envelope) {
+        let Envelope { from, to, message, records } = envelope;
+        if to != self.me.node || from.node == self.me.node {
+            return self.refuse(from, "it is not for this node");
+        }
+        let message = match message {
+            Message::Append(append) => {
+                let room = self.room();
+                match received::check(append, &records, room, &mut self.last_time) {
+                    Ok(append) => Message::Append(append),
+                    Err(error) => return self.refuse(from, &error),
+                }
+            }
+            other if records.is_empty() => other,
+            _ => return self.refuse(from, "it has entries and is no append"),
+        };
+        self.feed_with(Input::Message { from, message }, &records);
+    }
+
+    fn refuse(&mut self, from: Sender, why: &str) {
+        self.refused_messages += 1;
+        log::warn!("node={} refused message from={} why={why:?}", self.me.node, from.node);
+    }
+
+    /// The bytes of records that may enter the log now.
+    fn room(&mut self) -> usize {
+        if self.backlog.bytes(self.shared.applied.get()) > self.shared.config.max_unapplied_bytes {
+            return 0;
+        }
+        self.log.room()
+    }
+
+    /// Lets the next proposals into the log; true if more wait and may be let in.
+    fn take_proposals(&mut self) -> bool {
+        if self.shared.stop.is_stopping() {
+            self.shared.inbox.clear();
+            return false;
+        }
+        let Some((count, bytes)) = self.shared.inbox.next_bytes() else {
+            return false;
+        };
+        // Each record is rounded up on its own.
+        if self.core.role() == Role::Leader && self.room() < count * record_bytes(8, false) + bytes
+        {
+            return false;
+        }
+        let Some(generation) = self.shared.inbox.take() else {
+            return false;
+        };
+        let count = generation.count() as u64;
+        self.proposals = Some(generation);
+        if count > 0 {
+            self.feed(Input::Propose { count });
+        }
+        // Taken up by an order of the core, unless all of it was withdrawn.
+        if let Some(generation) = self.proposals.take() {
+            assert!(count == 0, "the core left {count} proposals without an answer");
+            self.shared.inbox.recycle(generation).refuse(None);
+        }
+        true
+    }
+
+    fn take_readers(&mut self) {
+        if let Some(group) = self.shared.reads.take() {
+            self.reader = Some(group);
+            self.feed(Input::Read);
+            assert!(self.reader.is_none(), "the core left a read without an answer");
+        }
+    }
+
+    fn tick(&mut self) {
+        self.next_tick = self.next_tick.after(self.shared.config.tick);
+        if self.next_tick <= self.now {
+            // The thread was not scheduled for long: what was missed is not made up for, or a burst of
+            // ticks would look like silence of the leader.
+            self.next_tick = self.now.after(self.shared.config.tick);
+        }
+        let stuck_after = self.shared.config.stuck_after;
+        let stuck = self.shared.wal.busy.lasts(self.now) > stuck_after
+            || self.shared.apply.busy.lasts(self.now) > stuck_after;
+        if stuck == self.fit {
+            self.fit = !stuck;
+            let state = if stuck { "stuck: gives up leading" } else { "moving again" };
+            log::warn!("node={} disk or state machine {state}", self.me.node);
+            self.feed(Input::Fit(self.fit));
+        }
+        self.feed(Input::Tick);
+        // What the machine has made durable by itself, and every member has, nobody will ask for.
+        self.log.release(self.shared.apply.kept().min(self.core.replicated()));
+        self.publish_status();
+    }
+
+    /// Hands on what was written and committed in this step.
+    fn hand_on(&mut self) {
+        self.publish();
+        if let Some(target) = self.published.take() {
+            self.flush_to(target);
+        }
+        if self.shared.wal.take_cover_wanted()
+            && let Some(target) = self.log.cover()
+        {
+            self.flush_to(target);
+        }
+        if self.log.wants_preparing() {
+            self.shared.wakers.seg.wake();
+        }
+        if self.committed {
+            self.committed = false;
+            self.shared.wakers.apply.wake();
+        }
+    }
+
+    fn flush_to(&self, target: Position) {
+        if self.memory.is_none() {
+            self.shared.wal.set_target(target);
+            self.shared.wakers.wal.wake();
+        }
+    }
+
+    /// Brings a stop further; true if the loop is done.
+    fn close(&mut self) -> bool {
+        match self.closing {
+            Closing::No if self.shared.stop.is_stopping() => {
+                self.closing = Closing::Drain(self.now.after(MAX_DRAIN));
+                self.close()
+            }
+            Closing::No => false,
+            Closing::Drain(until) => {
+                if self.shared.inbox.pending() > 0 && self.now < until {
+                    return false;
+                }
+                self.shared.stop(Phase::Closing, StopCause::Shutdown);
+                self.hand_on();
+                self.closing = Closing::Flush(self.shared.wal.target());
+                self.close()
+            }
+            Closing::Flush(target) => {
+                if self.memory.is_none() && self.shared.wal.flushed() < target {
+                    return false;
+                }
+                if self.memory.is_none()
+                    && let Some(cover) = self.log.cover()
+                {
+                    self.flush_to(cover);
+                    self.closing = Closing::Flush(cover);
+                    return false;
+                }
+                self.shared.wal.close();
+                self.shared.wakers.wal.wake();
+                true
+            }
+        }
+    }
+
+    pub(super) fn publish_leadership(&self) {
+        self.shared.leadership.set(Leadership {
+            role: self.core.role(),
+            term: self.core.term(),
+            leader: self.core.leader(),
+            stopped: false,
+        });
+    }
+
+    fn publish_status(&self) {
+        let peers = self.core.progress().map(|(id, progress)| {
+            PeerStatus::new(id, progress.matched(), progress.next(), progress.mode())
+        });
+        let peers = peers.collect();
+        let mut status = self.shared.status.lock();
+        status.id = self.me.node;
+        status.incarnation = self.me.incarnation;
+        status.boot = self.me.boot;
+        status.first = self.log.first();
+        status.last = self.core.last();
+        status.persisted = self.core.persisted();
+        status.dropped_messages = self.peers.dropped();
+        status.refused_messages = self.refused_messages;
+        status.stuck = !self.fit;
+        status.peers = peers;
+    }
+
+    /// Tells whoever waits for this loop that it does not go on.
+    fn let_go(&mut self) {
+        self.shared.inbox.clear();
+        drop(self.proposals.take());
+        let cause = self.shared.stop.cause_or_shutdown();
+        let readers = self.readers.drain(..).map(|(_, group)| group).chain(self.reader.take());
+        for group in readers {
+            group.tell(Confirmation::Stopped(cause.clone()));
+        }
+    }
+
+    pub(super) fn feed(&mut self, input: Input) {
+        self.feed_with(input, &Slices::new());
+    }
+}
+
+impl<S: StateMachine> Loop for CoreLoop<S> {
+    fn step(&mut self, now: Time) -> Wait {
+        self.now = now;
+        if self.shared.stop.is_halted() {
+            self.let_go();
+            return Wait::Done;
+        }
+        if let Closing::Flush(_) = self.closing {
+            return if self.close() { Wait::Done } else { Wait::Wake };
+        }
+        self.take_reports();
+        let mut more = self.take_messages();
+        if now >= self.next_tick {
+            self.tick();
+        }
+        self.take_readers();
+        more |= self.take_proposals();
+        self.hand_on();
+        if self.close() {
+            self.let_go();
+            return Wait::Done;
+        }
+        match self.closing {
+            _ if more => Wait::No,
+            Closing::No => Wait::Until(self.next_tick),
+            Closing::Drain(until) => Wait::Until(self.next_tick.min(until)),
+            Closing::Flush(_) => {
+                self.let_go();
+                Wait::Wake
+            }
+        }
+    }
+}
+
+impl<S: StateMachine> Drop for CoreLoop<S> {
+    /// However the loop ends, a panic included, nobody is left waiting.
+    fn drop(&mut self) {
+        self.let_go();
+    }
+}

@@ -1,0 +1,313 @@
+//! The answers to proposals that enter the log together.
+//!
+//! All proposals that enter the inbox between two visits of the core form a *group*: one allocation, one
+//! vector of answers, one wake for everybody who waits. A group may be answered in parts, for part of it
+//! may commit before the rest, or be superseded; answers are given in the order of the slots.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Instant;
+
+use parking_lot::{Condvar, Mutex};
+
+use super::stop::Stop;
+use crate::clock::Time;
+use crate::error::StopCause;
+use crate::types::{EntryId, NodeId};
+
+/// How often a waiter gives way to other threads before it sleeps; see [`crate::wake`].
+const MAX_YIELDS: u32 = 32;
+
+/// What became of one proposal.
+#[derive(Clone, Debug)]
+pub(crate) enum Answer<R> {
+    /// Applied.
+    Response(R),
+    /// Never applied: this node did not lead.
+    NotLeader(Option<NodeId>),
+    /// Never applied: another entry stands in its place.
+    Superseded,
+    /// Never applied: the node stopped first.
+    Stopped(StopCause),
+    /// In the log when the node stopped.
+    Unknown(StopCause),
+    /// In the log when its deadline passed.
+    Expired,
+}
+
+/// The answer to all slots that have none of their own.
+#[derive(Clone, Debug)]
+enum Fate {
+    NotLeader(Option<NodeId>),
+    Superseded,
+    Stopped(StopCause),
+    Unknown(StopCause),
+    Expired,
+}
+
+impl Fate {
+    fn answer<R>(&self) -> Answer<R> {
+        match self {
+            Self::NotLeader(leader) => Answer::NotLeader(*leader),
+            Self::Superseded => Answer::Superseded,
+            Self::Stopped(cause) => Answer::Stopped(cause.clone()),
+            Self::Unknown(cause) => Answer::Unknown(cause.clone()),
+            Self::Expired => Answer::Expired,
+        }
+    }
+}
+
+/// Consecutive slots whose entries are consecutive in the log.
+#[derive(Clone, Copy, Debug)]
+struct Run {
+    slot: usize,
+    count: usize,
+    first: EntryId,
+}
+
+#[derive(Debug)]
+struct State<R> {
+    /// The answers of the first slots; `None` where it was fetched, or nobody waits.
+    answers: Vec<Option<Answer<R>>>,
+    /// The answer to all other slots, once there is one.
+    fate: Option<Fate>,
+    /// Where the slots' entries are.
+    runs: Vec<Run>,
+    /// How many wait to learn where their entry is.
+    waiting_for_place: usize,
+}
+
+/// The answers to a group of proposals.
+#[derive(Debug)]
+pub(crate) struct Group<R> {
+    /// Slots below this have an answer; `usize::MAX` once all have.
+    answered: AtomicUsize,
+    state: Mutex<State<R>>,
+    changed: Condvar,
+    stop: Arc<Stop>,
+}
+
+impl<R> Group<R> {
+    pub(crate) fn new(stop: Arc<Stop>) -> Self {
+        let state =
+            State { answers: Vec::new(), fate: None, runs: Vec::new(), waiting_for_place: 0 };
+        Self {
+            answered: AtomicUsize::new(0),
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+            stop,
+        }
+    }
+
+    /// Says that `count` slots from `slot` on stand in the log from `first` on.
+    pub(crate) fn placed(&self, slot: usize, count: usize, first: EntryId) {
+        let mut state = self.state.lock();
+        state.runs.push(Run { slot, count, first });
+        if state.waiting_for_place > 0 {
+            self.changed.notify_all();
+        }
+    }
+
+    /// Answers the slots from `slot` on with `responses`; slots before it that have no answer get none.
+    pub(crate) fn respond(&self, slot: usize, responses: impl Iterator<Item = R>) {
+        let mut state = self.state.lock();
+        debug_assert!(state.answers.len() <= slot, "answers come in the order of the slots");
+        state.answers.resize_with(slot, || None);
+        state.answers.extend(responses.map(|response| Some(Answer::Response(response))));
+        self.answered_to(&state);
+    }
+
+    /// Answers every slot that has no answer.
+    fn close(&self, fate: Fate) {
+        let mut state = self.state.lock();
+        state.fate.get_or_insert(fate);
+        self.answered_to(&state);
+    }
+
+    fn answered_to(&self, state: &State<R>) {
+        let answered = if state.fate.is_some() { usize::MAX } else { state.answers.len() };
+        self.answered.store(answered, Ordering::Release);
+        self.changed.notify_all();
+    }
+
+    /// Where the slot's entry is, if it is in the log.
+    pub(crate) fn place(&self, slot: usize) -> Option<EntryId> {
+        Self::place_in(&self.state.lock(), slot)
+    }
+
+    fn place_in(state: &State<R>, slot: usize) -> Option<EntryId> {
+        let run = state.runs.iter().find(|run| (run.slot..run.slot + run.count).contains(&slot))?;
+        let index = run.first.index.plus((slot - run.slot) as u64);
+        Some(EntryId::new(run.first.term, index))
+    }
+
+    /// Waits until the slot's entry is in the log, or it has an answer without that.
+    pub(crate) fn wait_placed(&self, slot: usize, deadline: Instant) -> Option<EntryId> {
+        let mut state = self.state.lock();
+        state.waiting_for_place += 1;
+        let place = loop {
+            let place = Self::place_in(&state, slot);
+            if place.is_some() || self.answered.load(Ordering::Relaxed) > slot {
+                break place;
+            }
+            if self.changed.wait_until(&mut state, deadline).timed_out() {
+                break Self::place_in(&state, slot);
+            }
+        };
+        state.waiting_for_place -= 1;
+        place
+    }
+
+    /// Whether the slot has an answer.
+    pub(crate) fn is_answered(&self, slot: usize) -> bool {
+        self.answered.load(Ordering::Acquire) > slot
+    }
+
+    /// The slot's answer, if it has one. An answer is given once.
+    pub(crate) fn try_take(&self, slot: usize) -> Option<Answer<R>> {
+        self.is_answered(slot).then(|| self.take_from(&mut self.state.lock(), slot))
+    }
+
+    fn take_from(&self, state: &mut State<R>, slot: usize) -> Answer<R> {
+        match (state.answers.get_mut(slot), &state.fate) {
+            (Some(answer), _) if answer.is_some() => answer.take().expect("just seen"),
+            (_, Some(fate)) => fate.answer(),
+            // Fetched before, by a caller that asks twice.
+            (_, None) => Answer::Unknown(self.stop.cause_or_shutdown()),
+        }
+    }
+
+    /// Waits for the slot's answer until `deadline`.
+    pub(crate) fn take_until(&self, slot: usize, deadline: Instant) -> Option<Answer<R>> {
+        for _ in 0..MAX_YIELDS {
+            if self.is_answered(slot) {
+                break;
+            }
+            thread::yield_now();
+        }
+        let mut state = self.state.lock();
+        while self.answered.load(Ordering::Relaxed) <= slot {
+            if self.changed.wait_until(&mut state, deadline).timed_out() {
+                break;
+            }
+        }
+        (self.answered.load(Ordering::Relaxed) > slot).then(|| self.take_from(&mut state, slot))
+    }
+}
+
+/// Slots of a group whose entries are in the log, on their way to being applied. Dropped unanswered, it
+/// answers that their outcome is unknown.
+#[derive(Debug)]
+pub(crate) struct Pending<R> {
+    group: Arc<Group<R>>,
+    slot: usize,
+    /// The entry of `slot`.
+    next: EntryId,
+    count: usize,
+    /// Bytes of the commands; returned to the door as they are answered.
+    bytes: usize,
+    /// Nobody waits after this.
+    pub(crate) expires: Time,
+}
+
+impl<R> Pending<R> {
+    /// Says where the slots are, and waits for them to be applied.
+    pub(crate) fn new(
+        group: Arc<Group<R>>,
+        slot: usize,
+        count: usize,
+        first: EntryId,
+        bytes: usize,
+        expires: Time,
+    ) -> Self {
+        group.placed(slot, count, first);
+        Self { group, slot, next: first, count, bytes, expires }
+    }
+
+    /// The entry of the first slot without an answer.
+    pub(crate) fn next(&self) -> EntryId {
+        self.next
+    }
+
+    /// How many have no answer.
+    pub(crate) fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Answers the first `responses.len()` slots; returns the bytes that are free now.
+    pub(crate) fn respond(&mut self, responses: impl ExactSizeIterator<Item = R>) -> usize {
+        let answered = responses.len();
+        assert!(answered <= self.count, "{answered} responses for {} proposals", self.count);
+        self.group.respond(self.slot, responses);
+        self.slot += answered;
+        self.next.index = self.next.index.plus(answered as u64);
+        self.count -= answered;
+        let bytes = if self.count == 0 {
+            self.bytes
+        } else {
+            self.bytes / (self.count + answered) * answered
+        };
+        self.bytes -= bytes;
+        bytes
+    }
+
+    /// Answers the rest: another entry took their place. Returns the bytes that are free now.
+    pub(crate) fn supersede(mut self) -> usize {
+        self.finish(Fate::Superseded)
+    }
+
+    /// Answers the rest: nobody waits any more. Returns the bytes that are free now.
+    pub(crate) fn expire(mut self) -> usize {
+        self.finish(Fate::Expired)
+    }
+
+    fn finish(&mut self, fate: Fate) -> usize {
+        self.count = 0;
+        self.group.close(fate);
+        self.bytes
+    }
+}
+
+impl<R> Drop for Pending<R> {
+    fn drop(&mut self) {
+        if self.count > 0 {
+            let cause = self.group.stop.cause_or_shutdown();
+            self.finish(Fate::Unknown(cause));
+        }
+    }
+}
+
+/// A group whose slots are not in the log. Dropped, it answers that they never will be.
+#[derive(Debug)]
+pub(crate) struct Unplaced<R>(Option<Arc<Group<R>>>);
+
+impl<R> Unplaced<R> {
+    pub(crate) fn new(group: Arc<Group<R>>) -> Self {
+        Self(Some(group))
+    }
+
+    /// The group, for somebody who will wait for a slot.
+    pub(crate) fn share(&self) -> Arc<Group<R>> {
+        Arc::clone(self.0.as_ref().expect("taken only by the methods that consume it"))
+    }
+
+    /// The slots go into the log.
+    pub(crate) fn take(mut self) -> Arc<Group<R>> {
+        self.0.take().expect("taken once")
+    }
+
+    /// Answers all slots: this node does not lead.
+    pub(crate) fn refuse(self, leader: Option<NodeId>) {
+        self.take().close(Fate::NotLeader(leader));
+    }
+}
+
+impl<R> Drop for Unplaced<R> {
+    fn drop(&mut self) {
+        if let Some(group) = self.0.take() {
+            let cause = group.stop.cause_or_shutdown();
+            group.close(Fate::Stopped(cause));
+        }
+    }
+}

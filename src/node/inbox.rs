@@ -1,0 +1,369 @@
+//! The door: where callers leave proposals, and wait when the node holds as many as it may.
+//!
+//! Room is given out as credits, in bytes and in number, first come, first served, and comes back with
+//! the answers. So the queues behind the door never fill, and no thread of the node waits for another.
+//!
+//! A proposal that is still here can be withdrawn; one that the core has taken cannot. Both happen under
+//! the inbox's lock, so a proposal is either withdrawn or taken, never both. No user code runs under it.
+
+use std::collections::VecDeque;
+use std::mem;
+use std::sync::Arc;
+use std::thread::{self, Thread};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use super::group::{Group, Unplaced};
+use super::stop::Stop;
+use crate::wake::Waker;
+
+/// Stands for the length of a proposal that was withdrawn.
+const WITHDRAWN: u32 = u32::MAX;
+/// Buffers that are kept for the next generation.
+const MAX_SPARE: usize = 4;
+
+/// Proposals that enter the log together.
+#[derive(Debug)]
+pub(crate) struct Generation<R> {
+    number: u64,
+    group: Unplaced<R>,
+    /// The commands' bytes, one after the other.
+    bytes: Vec<u8>,
+    /// The length of each.
+    lengths: Vec<u32>,
+    /// The longest that anybody waits for an answer.
+    max_wait: Duration,
+}
+
+impl<R> Generation<R> {
+    /// The longest that anybody waits for an answer.
+    pub(crate) fn max_wait(&self) -> Duration {
+        self.max_wait
+    }
+
+    /// How many commands will enter the log.
+    pub(crate) fn count(&self) -> usize {
+        self.lengths.iter().filter(|&&length| length != WITHDRAWN).count()
+    }
+
+    /// Bytes of the commands, an upper bound.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// The commands with their slots, in order.
+    pub(crate) fn commands(&self) -> impl Iterator<Item = (usize, &[u8])> {
+        let mut offset = 0;
+        self.lengths.iter().enumerate().filter_map(move |(slot, &length)| {
+            if length == WITHDRAWN {
+                return None;
+            }
+            let start = offset;
+            offset += length as usize;
+            Some((slot, &self.bytes[start..offset]))
+        })
+    }
+}
+
+/// Why a proposal did not get in.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Refused {
+    /// No room before the deadline.
+    Busy,
+    /// The node has stopped.
+    Stopped,
+}
+
+/// A proposal's place in the inbox.
+#[derive(Debug)]
+pub(crate) struct Place<R> {
+    pub(crate) group: Arc<Group<R>>,
+    pub(crate) generation: u64,
+    pub(crate) slot: usize,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Credit {
+    count: usize,
+    bytes: usize,
+}
+
+/// Somebody who waits for room.
+#[derive(Debug)]
+struct Waiter {
+    number: u64,
+    bytes: usize,
+    thread: Thread,
+}
+
+#[derive(Debug)]
+struct State<R> {
+    open: bool,
+    free: Credit,
+    /// Those who wait for room, longest first; who is not in it has been given room.
+    line: VecDeque<Waiter>,
+    next_waiter: u64,
+    generations: VecDeque<Generation<R>>,
+    next_generation: u64,
+    spare: Vec<(Vec<u8>, Vec<u32>)>,
+}
+
+/// The inbox of one node.
+#[derive(Debug)]
+pub(crate) struct Inbox<R> {
+    state: Mutex<State<R>>,
+    core: Waker,
+    stop: Arc<Stop>,
+    limit: Credit,
+    max_batch_bytes: usize,
+}
+
+impl<R> Inbox<R> {
+    pub(crate) fn new(
+        max_count: usize,
+        max_bytes: usize,
+        max_batch_bytes: usize,
+        core: Waker,
+        stop: Arc<Stop>,
+    ) -> Self {
+        let limit = Credit { count: max_count, bytes: max_bytes };
+        let state = State {
+            open: true,
+            free: limit,
+            line: VecDeque::new(),
+            next_waiter: 0,
+            generations: VecDeque::new(),
+            next_generation: 0,
+            spare: Vec::new(),
+        };
+        Self { state: Mutex::new(state), core, stop, limit, max_batch_bytes }
+    }
+
+    /// Leaves one command, waiting for room until `deadline`; somebody will wait for its answer for
+    /// `wait` from now on.
+    pub(crate) fn put(
+        &self,
+        command: &[u8],
+        deadline: Instant,
+        wait: Duration,
+    ) -> Result<Place<R>, Refused> {
+        let mut state = self.state.lock();
+        if !state.open {
+            return Err(Refused::Stopped);
+        }
+        if !state.line.is_empty() || !state.fits(command.len()) {
+            drop(state);
+            self.wait_for_room(command.len(), deadline)?;
+            state = self.state.lock();
+            if !state.open {
+                return Err(Refused::Stopped);
+            }
+        } else {
+            state.free.count -= 1;
+            state.free.bytes -= command.len();
+        }
+        let first = state.generations.is_empty();
+        let place = self.push(&mut state, command, wait);
+        drop(state);
+        if first {
+            self.core.wake();
+        }
+        Ok(place)
+    }
+
+    /// Leaves as many of `commands` as there is room for, without waiting. Each is given as its bytes.
+    pub(crate) fn put_some<'a>(
+        &self,
+        commands: impl Iterator<Item = &'a [u8]>,
+        wait: Duration,
+        mut placed: impl FnMut(Place<R>),
+    ) -> Result<(), Refused> {
+        let mut state = self.state.lock();
+        if !state.open {
+            return Err(Refused::Stopped);
+        }
+        if !state.line.is_empty() {
+            return Err(Refused::Busy);
+        }
+        let first = state.generations.is_empty();
+        let mut full = false;
+        for command in commands {
+            if !state.fits(command.len()) {
+                full = true;
+                break;
+            }
+            state.free.count -= 1;
+            state.free.bytes -= command.len();
+            placed(self.push(&mut state, command, wait));
+        }
+        let wake = first && !state.generations.is_empty();
+        drop(state);
+        if wake {
+            self.core.wake();
+        }
+        if full { Err(Refused::Busy) } else { Ok(()) }
+    }
+
+    fn push(&self, state: &mut State<R>, command: &[u8], wait: Duration) -> Place<R> {
+        let room = state.generations.back().is_some_and(|generation| {
+            generation.bytes.len() + command.len() <= self.max_batch_bytes
+        });
+        if !room {
+            let (bytes, lengths) = state.spare.pop().unwrap_or_default();
+            let group = Unplaced::new(Arc::new(Group::new(Arc::clone(&self.stop))));
+            let number = state.next_generation;
+            state.next_generation += 1;
+            state.generations.push_back(Generation {
+                number,
+                group,
+                bytes,
+                lengths,
+                max_wait: Duration::ZERO,
+            });
+        }
+        let generation = state.generations.back_mut().expect("just pushed");
+        generation.bytes.extend_from_slice(command);
+        generation.lengths.push(command.len() as u32);
+        generation.max_wait = generation.max_wait.max(wait);
+        Place {
+            group: generation.group.share(),
+            generation: generation.number,
+            slot: generation.lengths.len() - 1,
+        }
+    }
+
+    fn wait_for_room(&self, bytes: usize, deadline: Instant) -> Result<(), Refused> {
+        let number = {
+            let mut state = self.state.lock();
+            let number = state.next_waiter;
+            state.next_waiter += 1;
+            state.line.push_back(Waiter { number, bytes, thread: thread::current() });
+            // Room may have come back since the caller looked.
+            state.serve();
+            number
+        };
+        loop {
+            let now = Instant::now();
+            {
+                let mut state = self.state.lock();
+                let Ok(at) = state.line.binary_search_by_key(&number, |waiter| waiter.number)
+                else {
+                    return Ok(());
+                };
+                if !state.open {
+                    return Err(Refused::Stopped);
+                }
+                if now >= deadline {
+                    state.line.remove(at);
+                    // Those behind may fit where it did not.
+                    state.serve();
+                    return Err(Refused::Busy);
+                }
+            }
+            thread::park_timeout(deadline - now);
+        }
+    }
+
+    /// Takes back a proposal that the core has not taken. True if it never will be.
+    pub(crate) fn withdraw(&self, generation: u64, slot: usize) -> bool {
+        let mut state = self.state.lock();
+        let Some(generation) = state.generations.iter_mut().find(|g| g.number == generation) else {
+            return false;
+        };
+        let length = generation.lengths[slot];
+        if length == WITHDRAWN {
+            return true;
+        }
+        let start: usize = generation.lengths[..slot]
+            .iter()
+            .filter(|&&length| length != WITHDRAWN)
+            .map(|&length| length as usize)
+            .sum();
+        generation.bytes.drain(start..start + length as usize);
+        generation.lengths[slot] = WITHDRAWN;
+        state.give_back(1, length as usize);
+        true
+    }
+
+    /// The bytes of the generation that is next, if there is one: whether there is room for it in the
+    /// log is the core's to see.
+    pub(crate) fn next_bytes(&self) -> Option<(usize, usize)> {
+        let state = self.state.lock();
+        state.generations.front().map(|next| (next.lengths.len(), next.bytes.len()))
+    }
+
+    /// Takes the generation that is next.
+    pub(crate) fn take(&self) -> Option<Generation<R>> {
+        self.state.lock().generations.pop_front()
+    }
+
+    /// Gives a generation's buffers back and yields its group.
+    pub(crate) fn recycle(&self, generation: Generation<R>) -> Unplaced<R> {
+        let Generation { group, mut bytes, mut lengths, .. } = generation;
+        bytes.clear();
+        lengths.clear();
+        if bytes.capacity() <= 2 * self.max_batch_bytes {
+            let mut state = self.state.lock();
+            if state.spare.len() < MAX_SPARE {
+                state.spare.push((bytes, lengths));
+            }
+        }
+        group
+    }
+
+    /// Gives back the room of `count` proposals that have been answered.
+    pub(crate) fn give_back(&self, count: usize, bytes: usize) {
+        if count > 0 {
+            self.state.lock().give_back(count, bytes);
+        }
+    }
+
+    /// Proposals inside the door that have no answer.
+    pub(crate) fn pending(&self) -> usize {
+        self.limit.count - self.state.lock().free.count
+    }
+
+    /// Takes nothing from now on. What is queued stays for the core; whoever waits for room is told.
+    pub(crate) fn close(&self) {
+        let mut state = self.state.lock();
+        state.open = false;
+        for waiter in &state.line {
+            waiter.thread.unpark();
+        }
+    }
+
+    /// Answers what is queued: the node stopped before it entered the log.
+    pub(crate) fn clear(&self) {
+        let queued = mem::take(&mut self.state.lock().generations);
+        for generation in &queued {
+            self.give_back(generation.count(), generation.bytes());
+        }
+        drop(queued);
+    }
+}
+
+impl<R> State<R> {
+    fn fits(&self, bytes: usize) -> bool {
+        self.free.count > 0 && self.free.bytes >= bytes
+    }
+
+    fn give_back(&mut self, count: usize, bytes: usize) {
+        self.free.count += count;
+        self.free.bytes += bytes;
+        self.serve();
+    }
+
+    /// Gives room to those who have waited longest, as far as it goes.
+    fn serve(&mut self) {
+        while let Some(waiter) = self.line.front() {
+            if !self.fits(waiter.bytes) {
+                return;
+            }
+            self.free.count -= 1;
+            self.free.bytes -= waiter.bytes;
+            waiter.thread.unpark();
+            self.line.pop_front();
+        }
+    }
+}

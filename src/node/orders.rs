@@ -1,0 +1,221 @@
+//! Carries out what the consensus core orders: writing to the log, sending, answering.
+
+use std::sync::Arc;
+
+use super::core_loop::CoreLoop;
+use super::group::Pending;
+use super::reads::Confirmation;
+use super::shared::{FetchJob, Fetched};
+use crate::codec;
+use crate::consensus::{Input, NewEntries, Output};
+use crate::message::{Append, Envelope, Message, ReadRound};
+use crate::record::{EntryKind, RecordHeader};
+use crate::slices::Slices;
+use crate::state_machine::StateMachine;
+use crate::types::{EntryId, HardState, LogIndex, NodeId, Role};
+use crate::wal::Fetch;
+
+impl<S: StateMachine> CoreLoop<S> {
+    /// Gives the core an input that came with `records`, carries out its orders, and tells it what came
+    /// of them.
+    pub(super) fn feed_with(&mut self, input: Input, records: &Slices) {
+        for order in self.core.step(input) {
+            self.carry_out(order, records);
+        }
+        while let Some(input) = self.later.pop_front() {
+            for order in self.core.step(input) {
+                self.carry_out(order, &Slices::new());
+            }
+        }
+        if self.memory.is_some() {
+            self.publish();
+            if let Some(written) = self.published.take() {
+                self.report_persisted(written);
+            }
+        }
+    }
+
+    /// Lets the other threads see what has been written.
+    pub(super) fn publish(&mut self) {
+        if self.dirty {
+            self.dirty = false;
+            self.published = Some(self.log.publish());
+        }
+    }
+
+    fn carry_out(&mut self, order: Output, records: &Slices) {
+        match order {
+            Output::Append { first, count, entries } => self.append(first, count, &entries),
+            Output::Truncate { from, generation } => {
+                self.log.truncate_from(from, generation.0);
+                self.dirty = true;
+            }
+            Output::Store { first, last } => {
+                self.log.append_slices(records, first, last);
+                self.backlog.wrote(last, records.len());
+                self.dirty = true;
+            }
+            Output::PersistHardState(hard_state) => self.persist(hard_state),
+            Output::Send { to, message } => self.send(to, message),
+            Output::SendAppend { to, append, max_bytes } => self.send_append(to, append, max_bytes),
+            Output::Committed(index) => {
+                self.shared.apply.set_committed(index);
+                self.committed = true;
+            }
+            Output::RoleChanged { role, term, leader } => {
+                let leader = leader.map_or("none".to_owned(), |leader| leader.to_string());
+                log::info!("node={} role={role} term={term} leader={leader}", self.me.node);
+                self.publish_leadership();
+            }
+            Output::ProposeRefused => {
+                let generation = self.proposals.take().expect("asked about proposals");
+                let (count, bytes) = (generation.count(), generation.bytes());
+                self.shared.inbox.recycle(generation).refuse(self.core.leader());
+                self.shared.inbox.give_back(count, bytes);
+            }
+            Output::ReadQueued(round) => {
+                let group = self.reader.take().expect("asked about readers");
+                self.readers.push_back((round, group));
+            }
+            Output::ReadRefused => {
+                let group = self.reader.take().expect("asked about readers");
+                group.tell(Confirmation::NotLeader(self.core.leader()));
+            }
+            Output::ReadConfirmed { round, index } => self.confirm_readers(round, index),
+            Output::ReadsLost => {
+                let leader = self.core.leader();
+                for (_, group) in self.readers.drain(..) {
+                    group.tell(Confirmation::NotLeader(leader));
+                }
+            }
+        }
+    }
+
+    /// Writes entries that this node creates as leader.
+    fn append(&mut self, first: EntryId, count: u64, entries: &NewEntries) {
+        // Time stamps never go back along the log, whoever wrote the entries before.
+        self.last_time = self.last_time.max(self.now.0);
+        let header = |id, kind| RecordHeader { id, time: self.last_time, kind, origin: None };
+        let mut bytes = 0;
+        match entries {
+            NewEntries::Noop => {
+                let header = header(first, EntryKind::Noop);
+                bytes += header.record_bytes(0);
+                self.log.append(&header, &[]);
+            }
+            NewEntries::Membership(membership) => {
+                let mut payload = Vec::new();
+                codec::encode_message(membership, &mut payload).expect("memberships are small");
+                let header = header(first, EntryKind::Membership);
+                bytes += header.record_bytes(payload.len());
+                self.log.append(&header, &payload);
+            }
+            NewEntries::Commands => bytes += self.append_proposals(first, count),
+        }
+        self.backlog.wrote(first.index.plus(count - 1), bytes);
+        self.dirty = true;
+    }
+
+    /// Writes the proposals that the core was asked about, and hands their tickets to the `apply` loop;
+    /// returns the records' bytes.
+    fn append_proposals(&mut self, first: EntryId, count: u64) -> usize {
+        let generation = self.proposals.take().expect("asked about proposals");
+        assert!(
+            generation.count() as u64 == count,
+            "asked about {}, told of {count}",
+            generation.count()
+        );
+        let expires = self.now.after(generation.max_wait());
+        let mut bytes = 0;
+        // Slots in a row whose entries are in a row; withdrawn slots part them.
+        let mut runs: Vec<(usize, usize, EntryId, usize)> = Vec::with_capacity(1);
+        let mut id = first;
+        for (slot, command) in generation.commands() {
+            let header =
+                RecordHeader { id, time: self.last_time, kind: EntryKind::Command, origin: None };
+            bytes += header.record_bytes(command.len());
+            self.log.append(&header, command);
+            match runs.last_mut() {
+                Some((start, count, _, bytes)) if *start + *count == slot => {
+                    *count += 1;
+                    *bytes += command.len();
+                }
+                _ => runs.push((slot, 1, id, command.len())),
+            }
+            id.index = id.index.next();
+        }
+        let group = self.shared.inbox.recycle(generation).take();
+        for (slot, count, first, bytes) in runs {
+            let pending = Pending::new(Arc::clone(&group), slot, count, first, bytes, expires);
+            self.shared.apply.push(pending);
+        }
+        bytes
+    }
+
+    fn persist(&mut self, hard_state: HardState) {
+        match &self.memory {
+            Some(memory) => {
+                memory.store_hard_state(hard_state);
+                self.later.push_back(Input::HardStatePersisted(hard_state));
+            }
+            None => {
+                self.shared.wal.store_hard_state(hard_state);
+                self.shared.wakers.wal.wake();
+            }
+        }
+    }
+
+    fn send(&mut self, to: NodeId, message: Message) {
+        let envelope = Envelope { from: self.me, to, message, records: Slices::new() };
+        // What is lost here is sent again or answered again, as what is lost on the way.
+        let _ = self.transport.send(envelope);
+    }
+
+    /// Sends entries as far as they are in memory; the `snap` loop fetches others.
+    fn send_append(&mut self, to: NodeId, append: Append, max_bytes: usize) {
+        // Only what is published may be sent.
+        self.publish();
+        let prev = append.prev.index;
+        match self.log.slices(prev, max_bytes) {
+            Fetch::Hot(records, last) => self.send_records(to, append, records, last),
+            Fetch::Cold => {
+                let last = self.core.last().index;
+                let term = self.core.term();
+                self.shared.snap.ask(FetchJob { term, to, append, last, max_bytes });
+                self.shared.wakers.snap.wake();
+            }
+        }
+    }
+
+    fn send_records(&mut self, to: NodeId, append: Append, records: Slices, last: LogIndex) {
+        let (prev, bytes) = (append.prev.index, records.len());
+        let envelope = Envelope { from: self.me, to, message: Message::Append(append), records };
+        if self.transport.send(envelope).is_ok() {
+            self.later.push_back(Input::Sent { to, last, bytes });
+        } else {
+            self.later.push_back(Input::Sent { to, last: prev, bytes: 0 });
+            self.later.push_back(Input::Dropped { to });
+        }
+    }
+
+    /// Sends entries that were fetched, if they are still wanted.
+    pub(super) fn send_fetched(&mut self, fetched: Fetched) {
+        let Fetched { job, records, last } = fetched;
+        if job.term == self.core.term() && self.core.role() == Role::Leader {
+            self.send_records(job.to, job.append, records, last);
+            if let Some(sent) = self.later.pop_front() {
+                self.feed(sent);
+            }
+        }
+    }
+
+    fn confirm_readers(&mut self, round: ReadRound, index: LogIndex) {
+        while let Some((waits_for, _)) = self.readers.front() {
+            if *waits_for > round {
+                return;
+            }
+            let (_, group) = self.readers.pop_front().expect("just seen");
+            group.tell(Confirmation::Confirmed(index));
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! Readers that wait to be told how far the state must be: one group for each round.
+
+use std::mem;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Instant;
+
+use parking_lot::{Condvar, Mutex};
+
+use super::stop::Stop;
+use crate::error::StopCause;
+use crate::types::{LogIndex, NodeId};
+use crate::wake::Waker;
+
+const MAX_YIELDS: u32 = 32;
+
+/// What a group of readers is told.
+#[derive(Clone, Debug)]
+pub(crate) enum Confirmation {
+    /// Read once the state has applied this index.
+    Confirmed(LogIndex),
+    /// This node does not lead.
+    NotLeader(Option<NodeId>),
+    /// The node stopped.
+    Stopped(StopCause),
+}
+
+/// Readers that are answered together.
+#[derive(Debug, Default)]
+pub(crate) struct ReadGroup {
+    done: AtomicBool,
+    confirmation: Mutex<Option<Confirmation>>,
+    changed: Condvar,
+}
+
+impl ReadGroup {
+    /// Tells the group; only the first word counts.
+    pub(crate) fn tell(&self, confirmation: Confirmation) {
+        self.confirmation.lock().get_or_insert(confirmation);
+        self.done.store(true, Ordering::Release);
+        self.changed.notify_all();
+    }
+
+    /// Waits for the word until `deadline`.
+    pub(crate) fn wait(&self, deadline: Instant) -> Option<Confirmation> {
+        for _ in 0..MAX_YIELDS {
+            if self.done.load(Ordering::Acquire) {
+                break;
+            }
+            thread::yield_now();
+        }
+        let mut confirmation = self.confirmation.lock();
+        while confirmation.is_none() {
+            if self.changed.wait_until(&mut confirmation, deadline).timed_out() {
+                break;
+            }
+        }
+        confirmation.clone()
+    }
+}
+
+#[derive(Debug)]
+struct State {
+    open: bool,
+    waiting: Option<Arc<ReadGroup>>,
+}
+
+/// Where readers wait for the core's next visit.
+#[derive(Debug)]
+pub(crate) struct ReadInbox {
+    state: Mutex<State>,
+    core: Waker,
+    stop: Arc<Stop>,
+}
+
+impl ReadInbox {
+    pub(crate) fn new(core: Waker, stop: Arc<Stop>) -> Self {
+        Self { state: Mutex::new(State { open: true, waiting: None }), core, stop }
+    }
+
+    /// Joins the group that the core takes next; `None` if the node has stopped.
+    pub(crate) fn join(&self) -> Option<Arc<ReadGroup>> {
+        let mut state = self.state.lock();
+        if !state.open {
+            return None;
+        }
+        if let Some(group) = &state.waiting {
+            return Some(Arc::clone(group));
+        }
+        let group = Arc::<ReadGroup>::default();
+        state.waiting = Some(Arc::clone(&group));
+        drop(state);
+        self.core.wake();
+        Some(group)
+    }
+
+    /// Takes the readers that wait.
+    pub(crate) fn take(&self) -> Option<Arc<ReadGroup>> {
+        self.state.lock().waiting.take()
+    }
+
+    /// Takes no readers from now on, and tells those that wait.
+    pub(crate) fn close(&self) {
+        let waiting = {
+            let mut state = self.state.lock();
+            state.open = false;
+            mem::take(&mut state.waiting)
+        };
+        if let Some(group) = waiting {
+            group.tell(Confirmation::Stopped(self.stop.cause_or_shutdown()));
+        }
+    }
+}

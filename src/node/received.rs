@@ -1,0 +1,110 @@
+//! What came with an append: nothing is believed until every record's checksum and place is checked.
+
+use crate::codec;
+use crate::membership::Membership;
+use crate::message::Append;
+use crate::record::{EntryKind, Records};
+use crate::slices::Slices;
+use crate::types::EntryId;
+
+/// Derives the shape of the append's entries from its records, up to the first that does not fit into
+/// `room` bytes: a shorter append is a good append as well. Raises `time` to that of the last of them.
+///
+/// # Errors
+/// What is wrong with the records; then none of them may be used.
+pub(crate) fn check(
+    mut append: Append,
+    records: &Slices,
+    room: usize,
+    time: &mut u64,
+) -> Result<Append, String> {
+    let mut before = append.prev;
+    let mut bytes = 0;
+    for record in Records::checked(records) {
+        let record = record.map_err(|error| format!("the record after {before}: {error}"))?;
+        let id = record.header.id;
+        // An index at the end of the numbers has no successor.
+        let follows = before.index.0.checked_add(1) == Some(id.index.0);
+        if !follows || id.term < before.term || id.term > append.term {
+            return Err(format!("record {id} after {before} in term {}", append.term));
+        }
+        bytes += record.bytes.len();
+        if bytes > room {
+            return Ok(append);
+        }
+        append.entries.push(EntryId::new(id.term, id.index));
+        if record.header.kind == EntryKind::Membership {
+            let membership: Membership = codec::decode_message(record.payload)
+                .map_err(|error| format!("the membership {id} {error}"))?;
+            append.entries.memberships.push((id.index, membership));
+        }
+        before = id;
+        *time = record.header.time.max(*time);
+    }
+    Ok(append)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::RecordHeader;
+    use crate::types::{LogIndex, Term};
+
+    fn append() -> Append {
+        Append { term: Term(3), prev: EntryId::new(Term(1), LogIndex(4)), ..Append::default() }
+    }
+
+    fn records(ids: &[(u64, u64)]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for &(term, index) in ids {
+            let id = EntryId::new(Term(term), LogIndex(index));
+            let header = RecordHeader { id, time: 0, kind: EntryKind::Command, origin: None };
+            header.write(b"x", &mut bytes);
+        }
+        bytes
+    }
+
+    #[test]
+    fn the_shape_is_that_of_the_records() {
+        let slices = Slices::from(records(&[(1, 5), (3, 6), (3, 7)]));
+        let entries = check(append(), &slices, usize::MAX, &mut 0).expect("good").entries;
+        assert_eq!((entries.runs.len(), entries.last), (2, LogIndex(7)));
+    }
+
+    #[test]
+    fn what_does_not_fit_is_left_out() {
+        let slices = Slices::from(records(&[(1, 5), (3, 6), (3, 7)]));
+        let fits_two = 2 * slices.len() / 3;
+        assert_eq!(
+            check(append(), &slices, fits_two, &mut 0).expect("good").entries.last,
+            LogIndex(6)
+        );
+        assert_eq!(
+            check(append(), &slices, fits_two - 1, &mut 0).expect("good").entries.last,
+            LogIndex(5)
+        );
+        assert!(check(append(), &slices, 0, &mut 0).expect("good").entries.is_empty());
+    }
+
+    #[test]
+    fn gaps_and_terms_out_of_order_are_refused() {
+        for bad in [
+            &[(1, 6)][..],
+            &[(1, 5), (1, 7)],
+            &[(0, 5)],
+            &[(3, 5), (2, 6)],
+            &[(4, 5)],
+            &[(1, 5), (1, 5)],
+        ] {
+            let slices = Slices::from(records(bad));
+            assert!(check(append(), &slices, usize::MAX, &mut 0).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_damaged_record_spoils_the_append() {
+        let mut bytes = records(&[(1, 5), (3, 6)]);
+        *bytes.last_mut().expect("not empty") ^= 1;
+        assert!(check(append(), &Slices::from(bytes), usize::MAX, &mut 0).is_err());
+    }
+}

@@ -1,0 +1,92 @@
+//! The threads that drive a node's loops, and knowing when they have ended.
+
+use std::io;
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::Arc;
+use std::thread;
+use std::time::Instant;
+
+use parking_lot::{Condvar, Mutex};
+
+use super::apply_loop::panic_message;
+use super::inside::Inside;
+use super::shared::{Loop, Shared, Wait};
+use super::stop::Phase;
+use crate::error::StopCause;
+use crate::state_machine::StateMachine;
+use crate::wake::Wakeup;
+
+/// The threads of a node that have not ended.
+#[derive(Debug, Default)]
+pub(crate) struct Running {
+    names: Mutex<Vec<String>>,
+    ended: Condvar,
+}
+
+impl Running {
+    /// Waits until all have ended, until `deadline` at most; returns those that have not.
+    pub(crate) fn wait(&self, deadline: Instant) -> Vec<String> {
+        let mut names = self.names.lock();
+        while !names.is_empty() {
+            if self.ended.wait_until(&mut names, deadline).timed_out() {
+                break;
+            }
+        }
+        names.clone()
+    }
+
+    /// The threads that run now.
+    pub(crate) fn names(&self) -> Vec<String> {
+        self.names.lock().clone()
+    }
+
+    fn end(&self, name: &str) {
+        self.names.lock().retain(|other| other != name);
+        self.ended.notify_all();
+    }
+}
+
+/// Starts a thread that drives `driven` until it is done.
+pub(crate) fn spawn<S: StateMachine>(
+    shared: &Arc<Shared<S>>,
+    running: &Arc<Running>,
+    role: &str,
+    driven: impl Loop + 'static,
+    wakeup: Wakeup,
+) -> io::Result<()> {
+    let name = format!("n{}-{role}", shared.id);
+    running.names.lock().push(name.clone());
+    let thread = {
+        let (shared, running, name) = (Arc::clone(shared), Arc::clone(running), name.clone());
+        move || {
+            let inside = Inside::enter(Arc::as_ptr(&shared) as usize);
+            // The loop is dropped in there, before anybody hears that the thread has ended.
+            let outcome = panic::catch_unwind(AssertUnwindSafe(|| drive(&shared, driven, wakeup)));
+            if let Err(panic) = outcome {
+                let message = panic_message(&*panic);
+                let cause = StopCause::Panicked { thread: name.clone(), message };
+                shared.stop(Phase::Halted, cause);
+            }
+            drop(inside);
+            // The last reference may be this one, and the user's state go with it.
+            drop(shared);
+            running.end(&name);
+        }
+    };
+    let spawned = thread::Builder::new().name(name.clone()).spawn(thread);
+    if spawned.is_err() {
+        running.end(&name);
+    }
+    spawned.map(drop)
+}
+
+fn drive<S: StateMachine>(shared: &Shared<S>, mut driven: impl Loop, mut wakeup: Wakeup) {
+    loop {
+        match driven.step(shared.clock.now()) {
+            Wait::No => {}
+            Wait::Wake => wakeup.wait(None),
+            Wait::Until(moment) => wakeup.wait(Some(moment.since(shared.clock.now()))),
+            Wait::Done => return,
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! A proposal under way: what its caller holds while the cluster works on it.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::Reply;
+use super::group::Answer;
+use super::inbox::Place;
+use super::inside;
+use super::shared::Shared;
+use super::watch::deadline_after;
+use crate::error::{ProposeError, UnknownCause};
+use crate::state_machine::StateMachine;
+use crate::types::EntryId;
+
+/// A proposal under way, from [`Node::submit`](crate::Node::submit).
+///
+/// Its deadline was fixed when it was submitted; waiting does not extend it. Dropping the ticket does
+/// not take the proposal back.
+#[must_use = "a ticket that nobody waits for never tells the outcome"]
+pub struct Ticket<S: StateMachine> {
+    shared: Arc<Shared<S>>,
+    /// `None` once the outcome has been told.
+    command: Option<S::Command>,
+    place: Result<Place<S::Response>, Option<ProposeError<()>>>,
+    deadline: Instant,
+}
+
+impl<S: StateMachine> Ticket<S> {
+    pub(super) fn new(
+        shared: Arc<Shared<S>>,
+        command: S::Command,
+        place: Place<S::Response>,
+        deadline: Instant,
+    ) -> Self {
+        Self { shared, command: Some(command), place: Ok(place), deadline }
+    }
+
+    /// A ticket of one of many, which did not get in.
+    pub(super) fn refused(
+        shared: Arc<Shared<S>>,
+        command: S::Command,
+        why: ProposeError<()>,
+        deadline: Instant,
+    ) -> Self {
+        Self { shared, command: Some(command), place: Err(Some(why)), deadline }
+    }
+
+    /// Waits for the outcome, until the proposal's deadline at most.
+    ///
+    /// # Errors
+    /// Any [`ProposeError`] but `NotEncodable` and `TooLarge`, which only the tickets of
+    /// [`Node::submit_many`](crate::Node::submit_many) tell.
+    pub fn wait(mut self) -> Reply<S> {
+        let deadline = self.deadline;
+        self.outcome(deadline)
+    }
+
+    /// Waits for the outcome, for `timeout` and until the proposal's deadline at most. A proposal that
+    /// is not in the log by then is taken back.
+    ///
+    /// # Errors
+    /// As [`wait`](Self::wait).
+    pub fn wait_timeout(mut self, timeout: Duration) -> Reply<S> {
+        let deadline = self.deadline.min(deadline_after(timeout));
+        self.outcome(deadline)
+    }
+
+    /// The outcome if there is one, without waiting. It is told once; `None` before and afterwards.
+    pub fn try_wait(&mut self) -> Option<Reply<S>> {
+        self.command.as_ref()?;
+        let answered = match &self.place {
+            Ok(place) => place.group.is_answered(place.slot) || Instant::now() >= self.deadline,
+            Err(_) => true,
+        };
+        let deadline = self.deadline;
+        answered.then(|| self.outcome(deadline))
+    }
+
+    /// Waits until the proposal is in this node's log, at most for `timeout` and until its deadline, and
+    /// says where. `None` if it is not: yet, or ever.
+    ///
+    /// Being in one log is no promise: only the outcome tells whether the command is applied.
+    pub fn wait_appended(&self, timeout: Duration) -> Option<EntryId> {
+        let place = self.place.as_ref().ok()?;
+        place.group.wait_placed(place.slot, self.deadline.min(deadline_after(timeout)))
+    }
+
+    /// Where in the log the proposal is, if it is there.
+    pub fn entry_id(&self) -> Option<EntryId> {
+        let place = self.place.as_ref().ok()?;
+        place.group.place(place.slot)
+    }
+
+    fn outcome(&mut self, deadline: Instant) -> Reply<S> {
+        let command = self.command.take().expect("told once: by value, or after a look");
+        if let Err(why) = &mut self.place {
+            let why = why.take().expect("told once");
+            return Err(why.map(|()| command));
+        }
+        let place = self.place.as_ref().expect("just seen");
+        // Inside this node there is nothing to wait for: the thread that answers is this one, or waits
+        // for this one.
+        let inside = inside::is_inside(Arc::as_ptr(&self.shared) as usize);
+        let answer = if inside {
+            place.group.try_take(place.slot)
+        } else {
+            place.group.take_until(place.slot, deadline)
+        };
+        if let Some(answer) = answer {
+            return self.resolve(command, answer);
+        }
+        if self.shared.inbox.withdraw(place.generation, place.slot) {
+            let error = if inside { ProposeError::Reentrant } else { ProposeError::Busy };
+            return Err(error(command));
+        }
+        // Too late to take it back; it may have been answered just now.
+        match place.group.try_take(place.slot) {
+            Some(answer) => self.resolve(command, answer),
+            None => Err(ProposeError::Unknown {
+                entry: place.group.place(place.slot),
+                cause: UnknownCause::Deadline,
+            }),
+        }
+    }
+
+    fn resolve(&self, command: S::Command, answer: Answer<S::Response>) -> Reply<S> {
+        let entry = || self.entry_id();
+        Err(match answer {
+            Answer::Response(response) => return Ok(response),
+            Answer::NotLeader(leader) => ProposeError::NotLeader { leader, command },
+            Answer::Superseded => ProposeError::Superseded(command),
+            Answer::Stopped(cause) => ProposeError::Stopped { cause, command },
+            Answer::Unknown(cause) => {
+                ProposeError::Unknown { entry: entry(), cause: UnknownCause::Stopped(cause) }
+            }
+            Answer::Expired => {
+                ProposeError::Unknown { entry: entry(), cause: UnknownCause::Deadline }
+            }
+        })
+    }
+}
+
+impl<S: StateMachine> fmt::Debug for Ticket<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ticket").field("entry_id", &self.entry_id()).finish_non_exhaustive()
+    }
+}
+
+/// The tickets of [`Node::submit_many`](crate::Node::submit_many), in the order of the commands.
+#[derive(Debug)]
+#[must_use = "tickets that nobody waits for never tell the outcome"]
+pub struct Tickets<S: StateMachine>(pub(super) Vec<Ticket<S>>);
+
+impl<S: StateMachine> Tickets<S> {
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Waits for every outcome; they come in the order of the commands.
+    pub fn wait_all(self) -> Vec<Reply<S>> {
+        self.0.into_iter().map(Ticket::wait).collect()
+    }
+}
+
+impl<S: StateMachine> IntoIterator for Tickets<S> {
+    type Item = Ticket<S>;
+    type IntoIter = std::vec::IntoIter<Ticket<S>>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
+    }
+}

@@ -1,0 +1,64 @@
+//! Waking a thread that waits for work: a token in a channel of one.
+//!
+//! Whoever leaves work for a thread puts it where the thread looks, then leaves the token. A thread that
+//! takes the token looks everywhere before it waits again, so no work is missed, and a thousand wakes of
+//! a busy thread cost one token.
+
+use std::thread;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+/// Wakes one thread.
+#[derive(Clone, Debug)]
+pub(crate) struct Waker(Sender<()>);
+
+/// What that thread waits on.
+#[derive(Debug)]
+pub(crate) struct Wakeup {
+    token: Receiver<()>,
+    /// How often to give way to other threads before sleeping; follows what has paid lately.
+    yields: u32,
+}
+
+/// The most times a thread gives way before it sleeps. Sleeping and being woken costs some 25 µs of
+/// latency and 7 µs of CPU where cores are few; giving way costs a fraction of a microsecond.
+const MAX_YIELDS: u32 = 32;
+
+impl Waker {
+    /// A waker and what it wakes.
+    pub(crate) fn new() -> (Self, Wakeup) {
+        let (sender, token) = bounded(1);
+        (Self(sender), Wakeup { token, yields: MAX_YIELDS })
+    }
+
+    /// Leaves the token; if it is there already, the thread has yet to look.
+    pub(crate) fn wake(&self) {
+        let _ = self.0.try_send(());
+    }
+}
+
+impl Wakeup {
+    /// Takes the token if it is there.
+    pub(crate) fn taken(&self) -> bool {
+        self.token.try_recv().is_ok()
+    }
+
+    /// Waits for the token, at most for `timeout` (for ever without one).
+    pub(crate) fn wait(&mut self, timeout: Option<Duration>) {
+        for _ in 0..self.yields {
+            if self.taken() {
+                self.yields = MAX_YIELDS.min(self.yields * 2);
+                return;
+            }
+            thread::yield_now();
+        }
+        // Give way less often while it does not pay, but never stop trying.
+        self.yields = (self.yields / 2).max(1);
+        match timeout {
+            // Disconnected: every waker is gone, and so is the node; the caller sees that it stops.
+            Some(timeout) => drop(self.token.recv_timeout(timeout)),
+            None => drop(self.token.recv()),
+        }
+    }
+}

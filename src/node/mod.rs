@@ -25,6 +25,8 @@ mod reads;
 mod received;
 mod seg_loop;
 mod shared;
+#[cfg(any(test, feature = "simulation"))]
+pub(crate) mod simulated;
 mod snap_loop;
 mod status;
 mod stop;

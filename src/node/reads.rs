@@ -42,6 +42,12 @@ impl ReadGroup {
         self.changed.notify_all();
     }
 
+    /// The word, if there is one.
+    #[cfg(any(test, feature = "simulation"))]
+    pub(crate) fn told(&self) -> Option<Confirmation> {
+        self.confirmation.lock().clone()
+    }
+
     /// Waits for the word until `deadline`.
     pub(crate) fn wait(&self, deadline: Instant) -> Option<Confirmation> {
         for _ in 0..MAX_YIELDS {

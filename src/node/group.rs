@@ -311,3 +311,98 @@ impl<R> Drop for Unplaced<R> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{LogIndex, Term};
+
+    fn group() -> Arc<Group<u32>> {
+        Arc::new(Group::new(Arc::<Stop>::default()))
+    }
+
+    fn pending(group: &Arc<Group<u32>>, slot: usize, count: usize, index: u64) -> Pending<u32> {
+        let first = EntryId::new(Term(2), LogIndex(index));
+        Pending::new(Arc::clone(group), slot, count, first, 10 * count, Time::default())
+    }
+
+    #[test]
+    fn a_group_is_answered_in_parts() {
+        let group = group();
+        let mut pending = pending(&group, 0, 3, 7);
+        assert!(group.try_take(0).is_none());
+        let freed = pending.respond([40, 41].into_iter());
+        assert_eq!(freed, 20);
+        assert!(matches!(group.try_take(1), Some(Answer::Response(41))));
+        assert!(matches!(group.try_take(0), Some(Answer::Response(40))));
+        assert!(group.try_take(2).is_none());
+        assert_eq!(pending.next(), EntryId::new(Term(2), LogIndex(9)));
+        assert_eq!(pending.respond([42].into_iter()), 10);
+        assert!(matches!(group.try_take(2), Some(Answer::Response(42))));
+    }
+
+    #[test]
+    fn the_part_that_was_applied_keeps_its_responses_when_the_rest_is_superseded() {
+        let group = group();
+        let mut pending = pending(&group, 0, 2, 7);
+        pending.respond([40].into_iter());
+        assert_eq!(pending.supersede(), 10);
+        assert!(matches!(group.try_take(0), Some(Answer::Response(40))));
+        assert!(matches!(group.try_take(1), Some(Answer::Superseded)));
+    }
+
+    #[test]
+    fn withdrawn_slots_part_the_entries_of_a_group() {
+        let group = group();
+        let mut first = pending(&group, 0, 1, 7);
+        let mut second = pending(&group, 2, 1, 8);
+        assert_eq!(group.place(2), Some(EntryId::new(Term(2), LogIndex(8))));
+        assert_eq!(group.place(1), None);
+        first.respond([40].into_iter());
+        second.respond([42].into_iter());
+        assert!(matches!(group.try_take(2), Some(Answer::Response(42))));
+        assert!(matches!(group.try_take(0), Some(Answer::Response(40))));
+    }
+
+    #[test]
+    fn what_is_dropped_unanswered_answers_by_itself() {
+        let unplaced = Unplaced::new(group());
+        let never = unplaced.share();
+        drop(unplaced);
+        assert!(matches!(never.try_take(0), Some(Answer::Stopped(_))));
+
+        let maybe = group();
+        drop(pending(&maybe, 0, 1, 7));
+        assert!(matches!(maybe.try_take(0), Some(Answer::Unknown(_))));
+    }
+
+    #[test]
+    fn whoever_waits_is_woken() {
+        let group = group();
+        let far = Instant::now() + std::time::Duration::from_secs(60);
+        let waiting: Vec<_> = (0..8)
+            .map(|slot| {
+                let group = Arc::clone(&group);
+                thread::spawn(move || (group.wait_placed(slot, far), group.take_until(slot, far)))
+            })
+            .collect();
+        let mut pending = pending(&group, 0, 8, 1);
+        pending.respond([0, 1, 2].into_iter());
+        pending.respond([3, 4, 5, 6, 7].into_iter());
+        for (slot, thread) in waiting.into_iter().enumerate() {
+            let (place, answer) = thread.join().expect("no panic");
+            assert_eq!(place.expect("placed").index, LogIndex(1 + slot as u64));
+            match answer {
+                Some(Answer::Response(response)) => assert_eq!(response as usize, slot),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_deadline_ends_the_wait() {
+        let group = group();
+        assert!(group.take_until(0, Instant::now()).is_none());
+        assert!(group.wait_placed(0, Instant::now()).is_none());
+    }
+}

@@ -367,3 +367,145 @@ impl<R> State<R> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WAIT: Duration = Duration::from_secs(60);
+
+    fn inbox(count: usize, bytes: usize, batch: usize) -> Arc<Inbox<()>> {
+        let (waker, _wakeup) = Waker::new();
+        Arc::new(Inbox::new(count, bytes, batch, waker, Arc::default()))
+    }
+
+    fn put(inbox: &Inbox<()>, command: &[u8]) -> Result<Place<()>, Refused> {
+        inbox.put(command, Instant::now(), WAIT)
+    }
+
+    fn slots(generation: &Generation<()>) -> Vec<(usize, Vec<u8>)> {
+        generation.commands().map(|(slot, command)| (slot, command.to_vec())).collect()
+    }
+
+    #[test]
+    fn what_comes_between_two_visits_is_one_generation() {
+        let inbox = inbox(10, 100, 100);
+        let (first, second) = (put(&inbox, b"a").expect("room"), put(&inbox, b"").expect("room"));
+        assert!(Arc::ptr_eq(&first.group, &second.group));
+        let generation = inbox.take().expect("two commands");
+        assert_eq!(slots(&generation), [(0, b"a".to_vec()), (1, Vec::new())]);
+        assert!(inbox.take().is_none());
+        let third = put(&inbox, b"c").expect("room");
+        assert!(!Arc::ptr_eq(&first.group, &third.group));
+    }
+
+    #[test]
+    fn a_generation_holds_one_batch() {
+        let inbox = inbox(10, 100, 4);
+        for command in [&b"aaa"[..], b"b", b"c"] {
+            put(&inbox, command).expect("room");
+        }
+        assert_eq!(inbox.take().expect("full").count(), 2);
+        assert_eq!(inbox.take().expect("the rest").count(), 1);
+    }
+
+    #[test]
+    fn a_withdrawn_command_never_gets_in_and_frees_its_room() {
+        let inbox = inbox(3, 100, 100);
+        let places: Vec<_> =
+            [&b"aa"[..], b"bb", b"cc"].iter().map(|command| put(&inbox, command).expect("room")).collect();
+        assert_eq!(put(&inbox, b"d").expect_err("full"), Refused::Busy);
+        assert!(inbox.withdraw(places[1].generation, places[1].slot));
+        put(&inbox, b"d").expect("room again");
+        let generation = inbox.take().expect("not empty");
+        let expected = [(0, b"aa".to_vec()), (2, b"cc".to_vec()), (3, b"d".to_vec())];
+        assert_eq!(slots(&generation), expected);
+        assert!(!inbox.withdraw(places[0].generation, places[0].slot), "the core has it");
+        assert_eq!(inbox.pending(), 3);
+    }
+
+    #[test]
+    fn bytes_are_counted_as_well() {
+        let inbox = inbox(10, 10, 100);
+        put(&inbox, &[0; 6]).expect("room");
+        assert_eq!(put(&inbox, &[0; 5]).expect_err("too many bytes"), Refused::Busy);
+        put(&inbox, &[0; 4]).expect("just fits");
+        inbox.give_back(1, 6);
+        put(&inbox, &[0; 6]).expect("room again");
+    }
+
+    #[test]
+    fn room_is_given_first_come_first_served() {
+        let inbox = inbox(10, 10, 100);
+        put(&inbox, &[0; 10]).expect("room");
+        let deadline = Instant::now() + WAIT;
+        let (order, served) = crossbeam_channel::unbounded();
+        let mut threads = Vec::new();
+        for (waiter, bytes) in [9_usize, 3, 3, 4].into_iter().enumerate() {
+            let (shared, order) = (Arc::clone(&inbox), order.clone());
+            threads.push(thread::spawn(move || {
+                shared.put(&vec![0; bytes], deadline, WAIT).map(drop).expect("served");
+                order.send(waiter).expect("somebody listens");
+            }));
+            while inbox.state.lock().line.len() <= waiter {
+                thread::yield_now();
+            }
+        }
+        // Room for the small ones, but the large one was first.
+        inbox.give_back(1, 5);
+        assert_eq!(put(&inbox, &[0; 1]).expect_err("there is a line"), Refused::Busy);
+        assert_eq!(inbox.state.lock().line.len(), 4);
+        inbox.give_back(0, 5);
+        inbox.give_back(1, 4);
+        assert_eq!(served.recv().expect("the first"), 0);
+        assert_eq!(inbox.state.lock().line.len(), 3);
+        inbox.give_back(1, 9);
+        let mut rest: Vec<_> = (0..3).map(|_| served.recv().expect("the others")).collect();
+        rest.sort_unstable();
+        assert_eq!(rest, [1, 2, 3]);
+        for thread in threads {
+            thread.join().expect("no panic");
+        }
+    }
+
+    #[test]
+    fn whoever_gives_up_lets_those_behind_pass() {
+        let inbox = inbox(10, 10, 100);
+        put(&inbox, &[0; 8]).expect("room");
+        let patient = {
+            let inbox = Arc::clone(&inbox);
+            let impatient_first = Arc::clone(&inbox);
+            let impatient = thread::spawn(move || {
+                let soon = Instant::now() + Duration::from_millis(50);
+                impatient_first.put(&[0; 9], soon, WAIT).map(drop)
+            });
+            while inbox.state.lock().line.is_empty() && !impatient.is_finished() {
+                thread::yield_now();
+            }
+            let patient =
+                thread::spawn(move || inbox.put(&[0; 2], Instant::now() + WAIT, WAIT).map(drop));
+            assert_eq!(impatient.join().expect("no panic"), Err(Refused::Busy));
+            patient
+        };
+        assert_eq!(patient.join().expect("no panic"), Ok(()));
+    }
+
+    #[test]
+    fn closing_tells_those_who_wait_and_those_who_come() {
+        let inbox = inbox(1, 10, 100);
+        let queued = put(&inbox, b"a").expect("room");
+        let waiting = {
+            let inbox = Arc::clone(&inbox);
+            thread::spawn(move || inbox.put(b"b", Instant::now() + WAIT, WAIT).map(drop))
+        };
+        while inbox.state.lock().line.is_empty() {
+            thread::yield_now();
+        }
+        inbox.close();
+        assert_eq!(waiting.join().expect("no panic"), Err(Refused::Stopped));
+        assert_eq!(put(&inbox, b"c").expect_err("closed"), Refused::Stopped);
+        inbox.clear();
+        assert!(matches!(queued.group.try_take(0), Some(super::super::group::Answer::Stopped(_))));
+        assert_eq!(inbox.pending(), 0);
+    }
+}

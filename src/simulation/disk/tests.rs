@@ -46,8 +46,8 @@ fn flushed_bytes_and_names_survive_every_crash() {
 fn unflushed_pages_reach_the_disk_wholly_torn_or_not_at_all_each_on_its_own() {
     let mut seen = BTreeSet::new();
     for seed in 0..SEEDS {
-        let (disk, file) = disk_with(seed, &[1; 16 * PAGE_BYTES]);
-        file.write_at(&[2; 16 * PAGE_BYTES], 0).expect("written");
+        let (disk, file) = disk_with(seed, &vec![1; 16 * PAGE_BYTES]);
+        file.write_at(&vec![2; 16 * PAGE_BYTES], 0).expect("written");
         disk.crash();
         let bytes = disk.live_bytes(&path()).expect("the file");
         let mut pages = BTreeSet::new();

@@ -541,3 +541,20 @@ impl fmt::Display for ShutdownError {
 }
 
 impl std::error::Error for ShutdownError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn other_members_in_a_directory_are_an_error_of_their_own_at_the_start() {
+        let (stored, given) = (vec![NodeId(1), NodeId(2)], vec![NodeId(1)]);
+        let error = StorageError::new("data", StorageErrorKind::OtherMembers { stored, given });
+        let text = "the directory was first started with other members (1, 2) than these (1); \
+                    their addresses count too";
+        assert_eq!(error.to_string(), format!("data: {text}"));
+        let error = StartError::from(error);
+        assert!(matches!(error, StartError::MembersChanged { .. }), "{error:?}");
+        assert_eq!(error.to_string(), text);
+    }
+}

@@ -440,6 +440,9 @@ impl StorageFile for SimFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
         let mut state = self.alive()?;
         state.step(Operation::Read)?;
+        if buffer.is_empty() {
+            return Ok(());
+        }
         let start = offset as usize;
         let bytes = state.file(self.id).live.get(start..start + buffer.len());
         buffer.copy_from_slice(bytes.ok_or(io::ErrorKind::UnexpectedEof)?);
@@ -485,7 +488,9 @@ impl StorageFile for SimFile {
 
 impl Drop for SimFile {
     fn drop(&mut self) {
-        self.state.lock().file(self.id).handles -= 1;
+        if let Some(file) = self.state.lock().files.get_mut(&self.id) {
+            file.handles -= 1;
+        }
     }
 }
 

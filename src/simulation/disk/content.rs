@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use fastrand::Rng;
 
 pub(super) const SECTOR_BYTES: usize = 512;
-const PAGE_SECTORS: usize = 8;
+pub(super) const PAGE_SECTORS: usize = 8;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct FileId(pub(super) u64);

@@ -1,9 +1,10 @@
 //! What the simulated disk keeps, and what it loses.
 
-use super::content::SECTOR_BYTES;
+use super::content::{PAGE_SECTORS, SECTOR_BYTES};
 use super::*;
 
 const SEEDS: u64 = 200;
+const PAGE_BYTES: usize = PAGE_SECTORS * SECTOR_BYTES;
 
 fn dir() -> &'static Path {
     Path::new("data")
@@ -42,23 +43,39 @@ fn flushed_bytes_and_names_survive_every_crash() {
 }
 
 #[test]
-fn unflushed_bytes_reach_the_disk_wholly_partly_or_not_at_all() {
-    let (mut lost, mut torn, mut whole) = (0, 0, 0);
+fn unflushed_pages_reach_the_disk_wholly_torn_or_not_at_all_each_on_its_own() {
+    let mut seen = BTreeSet::new();
     for seed in 0..SEEDS {
-        let (disk, file) = disk_with(seed, &[1; 16 << 10]);
-        file.write_at(&[2; 16 << 10], 0).expect("written");
+        let (disk, file) = disk_with(seed, &vec![1; 16 * PAGE_BYTES]);
+        file.write_at(&vec![2; 16 * PAGE_BYTES], 0).expect("written");
         disk.crash();
         let bytes = disk.live_bytes(&path()).expect("the file");
-        for sector in bytes.chunks(SECTOR_BYTES) {
-            assert!(sector.iter().all(|&byte| byte == sector[0]), "seed {seed}: a torn sector");
+        let mut pages = BTreeSet::new();
+        for page in bytes.chunks(PAGE_BYTES) {
+            let sectors: BTreeSet<_> = page.chunks(SECTOR_BYTES).map(BTreeSet::from_iter).collect();
+            assert!(sectors.iter().all(|sector| sector.len() == 1), "seed {seed}: a torn sector");
+            pages.insert(match (sectors.len(), page[0]) {
+                (1, 1) => "lost",
+                (1, _) => "whole",
+                _ => "torn",
+            });
         }
-        match bytes.chunks(SECTOR_BYTES).filter(|sector| sector[0] == 2).count() {
-            0 => lost += 1,
-            n if n == bytes.len() / SECTOR_BYTES => whole += 1,
-            _ => torn += 1,
-        }
+        seen.insert(pages);
     }
-    assert!(lost > 10 && torn > 10 && whole > 10, "{lost} lost, {torn} torn, {whole} whole");
+    for pages in [&["lost"][..], &["whole"], &["lost", "whole"], &["lost", "torn", "whole"]] {
+        assert!(seen.contains(&pages.iter().copied().collect()), "{pages:?} not in {seen:?}");
+    }
+}
+
+#[test]
+fn a_flushed_length_survives_without_a_single_byte_written() {
+    for seed in 0..SEEDS {
+        let (disk, file) = disk_with(seed, b"");
+        file.allocate(1000).expect("allocated");
+        file.sync().expect("flushed");
+        disk.crash();
+        assert_eq!(disk.live_bytes(&path()).expect("the file"), [0; 1000]);
+    }
 }
 
 #[test]

@@ -145,12 +145,14 @@ fn two_new_directories_never_share_an_incarnation() {
     assert_ne!(incarnation(), incarnation());
 }
 
+/// Node, cluster, members, and which error is expected.
+type Attempt<'a> = (u64, &'a str, &'a Membership, fn(&StorageErrorKind) -> bool);
+
 #[test]
 fn a_directory_of_something_else_is_refused_and_nothing_is_written() {
     let ours = members([1, 2, 3]);
     let mut moved = ours.clone();
     moved.voters.get_mut(&NodeId(2)).expect("a member").address = "elsewhere".to_owned();
-    type Attempt<'a> = (u64, &'a str, &'a Membership, fn(&StorageErrorKind) -> bool);
     let attempts: [Attempt<'_>; 4] = [
         (2, "orders", &ours, |kind| {
             matches!(kind, StorageErrorKind::AnotherNode { expected: NodeId(2), found: NodeId(1) })

@@ -114,7 +114,7 @@ impl Run {
         }
         let count = 1 + self.dice.below(3);
         self.network.flush_log(node, count);
-        self.network.onlooker.check_disk(&self.network.nodes[&NodeId(node)]);
+        self.network.nodes[&NodeId(node)].check_disk();
     }
 
     fn fetch(&mut self, node: u64) {
@@ -177,7 +177,8 @@ impl Run {
         let mut steady = 0;
         for _ in 0..40 * ELECTION_TICKS {
             self.network.tick_all();
-            let followed = self.network.leader().is_some_and(|leader| self.everybody_follows(leader));
+            let followed =
+                self.network.leader().is_some_and(|leader| self.everybody_follows(leader));
             steady = if followed { steady + 1 } else { 0 };
             if steady > 2 * ELECTION_TICKS {
                 break;

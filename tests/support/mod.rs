@@ -76,7 +76,8 @@ pub fn disk(term: u64, terms: &[u64], membership: Membership) -> Restored {
     }
 }
 
-/// One core whose disk is quick: every order to store something is answered before the next input.
+/// One core whose disk and network are quick: every order to store or to send is carried out before the
+/// next input.
 pub struct Quick {
     pub core: Core,
 }
@@ -95,9 +96,19 @@ impl Quick {
         let mut out = self.core.step(input);
         let mut at = 0;
         while at < out.len() {
-            if let Output::PersistHardState(state) = out[at] {
-                let more = self.core.step(Input::HardStatePersisted(state));
-                out.extend(more);
+            let fact = match &out[at] {
+                Output::PersistHardState(state) => Some(Input::HardStatePersisted(*state)),
+                Output::SendAppend { to, append, max_bytes } => {
+                    let count = (max_bytes / network::ENTRY_BYTES).max(1);
+                    let last = append.prev.index.plus(count as u64).min(self.core.last().index);
+                    let count = last.0 - append.prev.index.0;
+                    let bytes = count as usize * network::ENTRY_BYTES;
+                    Some(Input::Sent { to: *to, last, bytes })
+                }
+                _ => None,
+            };
+            if let Some(fact) = fact {
+                out.extend(self.core.step(fact));
             }
             at += 1;
         }

@@ -205,7 +205,7 @@ impl Network {
             let write = this.writes.pop_front().expect("counted");
             this.disk.apply(write.change);
         }
-        if let Some(&state) = this.hard_states.iter().take(hard_states).last() {
+        for &state in this.hard_states.iter().take(hard_states) {
             this.disk.hard_state = state;
         }
         this.core = None;
@@ -374,7 +374,7 @@ impl Network {
         for output in &outputs {
             facts.extend(self.perform(node, output, entries));
         }
-        self.onlooker.saw_step(&self.nodes[&NodeId(node)]);
+        self.nodes[&NodeId(node)].check_end_of_log();
         for fact in facts {
             outputs.extend(self.step(node, fact));
         }
@@ -534,41 +534,39 @@ impl Onlooker {
         let this = &nodes[&node];
         for at in this.announced..index.0 as usize {
             let entry = &this.log[at];
-            match self.committed.get(at) {
-                Some(known) => assert_eq!(known, entry, "node {node} commits something else"),
-                None => {
-                    let holds = |id: &NodeId| nodes[id].disk.log.get(at) == Some(entry);
-                    for half in [&this.core().membership().voters, &this.core().membership().outgoing]
-                    {
-                        let holders = half.keys().filter(|id| holds(id)).count();
-                        assert!(
-                            half.is_empty() || 2 * holders > half.len(),
-                            "{} is committed on {holders} of {} disks",
-                            entry.id,
-                            half.len()
-                        );
-                    }
-                    self.committed.push(entry.clone());
-                }
+            if let Some(known) = self.committed.get(at) {
+                assert_eq!(known, entry, "node {node} commits something else");
+                continue;
             }
+            let membership = this.core().membership();
+            for half in [&membership.voters, &membership.outgoing] {
+                let holds = |id: &&NodeId| nodes[*id].disk.log.get(at) == Some(entry);
+                let (holders, all) = (half.keys().filter(holds).count(), half.len());
+                assert!(
+                    half.is_empty() || 2 * holders > all,
+                    "{} is committed on {holders} of {all} disks",
+                    entry.id
+                );
+            }
+            self.committed.push(entry.clone());
         }
     }
+}
 
+impl Node {
     /// The core's idea of the log is the log.
-    fn saw_step(&self, node: &Node) {
-        let core = node.core();
-        let last = node.log.last().map_or(EntryId::ZERO, |entry| entry.id);
-        assert_eq!(core.last(), last);
-        assert!(core.persisted().0 as usize <= node.log.len());
+    fn check_end_of_log(&self) {
+        let last = self.log.last().map_or(EntryId::ZERO, |entry| entry.id);
+        assert_eq!(self.core().last(), last);
     }
 
     /// The log and the disk agree as far as the core believes they do.
-    pub fn check_disk(&self, node: &Node) {
-        let persisted = node.core().persisted().0 as usize;
-        assert!(node.disk.log.len() >= persisted, "persisted {persisted}, which the disk lacks");
-        assert_eq!(node.disk.log[..persisted], node.log[..persisted]);
-        for entry in &node.log {
-            assert_eq!(node.core().term_at(entry.id.index), Some(entry.id.term));
+    pub fn check_disk(&self) {
+        let persisted = self.core().persisted().0 as usize;
+        assert!(self.disk.log.len() >= persisted, "persisted {persisted}, which the disk lacks");
+        assert_eq!(self.disk.log[..persisted], self.log[..persisted]);
+        for entry in &self.log {
+            assert_eq!(self.core().term_at(entry.id.index), Some(entry.id.term));
         }
     }
 }

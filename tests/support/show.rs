@@ -1,8 +1,10 @@
 //! Inputs, outputs and messages in one short line each, for golden scripts and traces.
 
+use std::collections::BTreeMap;
+
 use oarlock::consensus::{Core, Input, NewEntries, Output};
 use oarlock::message::{AppendOutcome, Entries, Message};
-use oarlock::{Membership, NodeId};
+use oarlock::{Member, Membership, NodeId};
 
 pub fn node(node: Option<NodeId>) -> String {
     node.map_or_else(|| "-".to_owned(), |node| node.to_string())
@@ -18,17 +20,16 @@ pub fn entries(entries: &Entries) -> String {
 }
 
 pub fn membership(membership: &Membership) -> String {
-    let part = |nodes: Vec<&NodeId>| {
-        nodes.iter().map(|node| node.to_string()).collect::<Vec<_>>().join(",")
+    let part = |name: &str, nodes: &BTreeMap<NodeId, Member>| {
+        let nodes: Vec<String> = nodes.keys().map(NodeId::to_string).collect();
+        (!nodes.is_empty()).then(|| format!("{name}={}", nodes.join(",")))
     };
-    let mut text = format!("voters={}", part(membership.voters.keys().collect()));
-    if membership.is_joint() {
-        text += &format!(" outgoing={}", part(membership.outgoing.keys().collect()));
-    }
-    if !membership.learners.is_empty() {
-        text += &format!(" learners={}", part(membership.learners.keys().collect()));
-    }
-    text
+    let parts = [
+        part("voters", &membership.voters),
+        part("outgoing", &membership.outgoing),
+        part("learners", &membership.learners),
+    ];
+    parts.into_iter().flatten().collect::<Vec<_>>().join(" ")
 }
 
 pub fn message(message: &Message) -> String {

@@ -1,6 +1,6 @@
 //! Real nodes in one process: failover, restarts, isolation, and what their callers are told.
 
-mod support;
+mod journal;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,7 +11,7 @@ use oarlock::{
     Cluster, Config, Consistency, EntryId, Node, NodeId, ProposeError, ReadError, Role, StopCause,
     Term, UnknownCause,
 };
-use support::{Journal, PATIENCE, until};
+use journal::{Journal, PATIENCE, until};
 
 /// Proposes until it is acknowledged, wherever the leader is; every value at most once in flight.
 fn write(cluster: &Cluster<Journal>, value: u64) -> EntryId {

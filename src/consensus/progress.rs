@@ -113,12 +113,11 @@ impl Progress {
         }
         if self.directory.replace(directory).is_some() {
             // At least one entry is left to probe with, or an idle leader would never ask.
-            self.next = self.matched.next().min(last).max(LogIndex::ZERO.next());
+            let next = self.matched.next().min(last).max(LogIndex::ZERO.next());
             self.matched = LogIndex::ZERO;
             self.round = ReadRound::default();
-            self.mode = Mode::Probe;
+            self.probe(next);
             self.waiting = false;
-            self.inflights.clear();
         }
     }
 
@@ -159,8 +158,15 @@ impl Progress {
 
     /// The member does not hold what was sent last: try again after `possible`.
     pub(super) fn rejected(&mut self, possible: LogIndex) {
+        let refused = self.next;
         self.probe(possible.next());
-        self.waiting = false;
+        // Where the log has nothing earlier to offer, asking again at once would go on for ever.
+        self.waiting = self.next >= refused;
+    }
+
+    /// The log begins with `first`: nothing before it can be sent.
+    pub(super) fn begin_at(&mut self, first: LogIndex) {
+        self.next = self.next.max(first);
     }
 
     fn probe(&mut self, next: LogIndex) {

@@ -225,14 +225,14 @@ impl<'a> Appends<'a> {
         Self { log, max_append_bytes: options.max_append_bytes, committed, term }
     }
 
-    /// The next append for a member, if it can take one and the log still has what it needs.
+    /// The next append for a member, if it can take one.
     fn order(&self, to: NodeId, progress: &mut Progress) -> Option<Output> {
-        // A member that needs entries from before the log's beginning cannot be served from it; to
-        // leave out the entry before, or to make one up, would corrupt its log.
-        let prev = progress.next().prev();
-        let prev = EntryId::new(self.log.term_at(prev)?, prev);
+        // A member that needs earlier entries than the log has is asked about the entry before the
+        // first, and will refuse. To leave that entry out, or to make one up, would corrupt its log.
+        progress.begin_at(self.log.base().index.next());
         let order = progress.order(self.log.last().index, self.max_append_bytes)?;
-        assert!(order.prev == prev.index, "ordered after {}, not after {prev}", order.prev);
+        let term = self.log.term_at(order.prev).expect("the log reaches from its base to its last");
+        let prev = EntryId::new(term, order.prev);
         let append = Append {
             term: self.term,
             prev,

@@ -73,10 +73,18 @@ pub(super) struct Witness {
 }
 
 impl Witness {
-    pub(super) fn look(&mut self, id: NodeId, status: &Status, state: &Ledger) -> Result<(), Broken> {
+    pub(super) fn look(
+        &mut self,
+        id: NodeId,
+        status: &Status,
+        state: &Ledger,
+    ) -> Result<(), Broken> {
         let seen = self.nodes.entry(id).or_default();
         if status.term < seen.term {
-            return broken(format!("node {id} went back from term {} to {}", seen.term, status.term));
+            return broken(format!(
+                "node {id} went back from term {} to {}",
+                seen.term, status.term
+            ));
         }
         if status.committed < seen.committed {
             let (was, is) = (seen.committed, status.committed);
@@ -92,7 +100,10 @@ impl Witness {
         if status.role == Role::Leader {
             let leader = *self.leaders.entry(status.term).or_insert(id);
             if leader != id {
-                return broken(format!("nodes {leader} and {id} both lead in term {}", status.term));
+                return broken(format!(
+                    "nodes {leader} and {id} both lead in term {}",
+                    status.term
+                ));
             }
         }
         // State machine safety: the same commands at the same places.
@@ -138,7 +149,9 @@ impl Witness {
         self.last_acknowledged = self.last_acknowledged.max(entry.index);
         match self.applied.get(&write) {
             Some(applied) if *applied == entry => Ok(()),
-            applied => broken(format!("write {write} was acknowledged at {entry}, and is at {applied:?}")),
+            applied => {
+                broken(format!("write {write} was acknowledged at {entry}, and is at {applied:?}"))
+            }
         }
     }
 

@@ -236,8 +236,10 @@ impl World {
     fn start(&mut self, id: NodeId) -> Result<(), Broken> {
         let members = self.ids().into_iter().map(|id| (id, format!("sim:{id}")));
         let machine = self.machines.get_mut(&id).expect("ids are those of machines");
-        let transport =
-            SimTransport { outbox: Arc::clone(&self.outbox), inbound: Arc::clone(&machine.inbound) };
+        let transport = SimTransport {
+            outbox: Arc::clone(&self.outbox),
+            inbound: Arc::clone(&machine.inbound),
+        };
         let builder = Node::builder(id, Ledger::default())
             .storage(Path::new("data"), Arc::clone(&machine.disk) as _)
             .clock(Arc::clone(&self.clock) as _)
@@ -326,7 +328,11 @@ impl World {
         for envelope in sent {
             self.report.messages += 1;
             let cut = |id| self.machines[&id].isolated;
-            if !self.calm && (cut(envelope.from.node) || cut(envelope.to) || self.chance(self.options.loss, 1000)) {
+            if !self.calm
+                && (cut(envelope.from.node)
+                    || cut(envelope.to)
+                    || self.chance(self.options.loss, 1000))
+            {
                 self.report.lost += 1;
                 continue;
             }
@@ -447,7 +453,8 @@ impl World {
                 Some(Some(index)) => {
                     self.report.reads += 1;
                     if index < at_least {
-                        let why = format!("node {id} may read at {index} what was written at {at_least}");
+                        let why =
+                            format!("node {id} may read at {index} what was written at {at_least}");
                         return Err(Broken::new(why));
                     }
                 }
@@ -478,7 +485,8 @@ impl World {
             self.step()?;
             match &mut last {
                 None if place.is_none() => {
-                    let nodes = self.machines.values().filter_map(|machine| machine.running.as_ref());
+                    let nodes =
+                        self.machines.values().filter_map(|machine| machine.running.as_ref());
                     last = nodes.map(Simulated::node).find_map(|node| node.submit(write).ok());
                 }
                 Some(ticket) => match ticket.try_wait() {
@@ -493,7 +501,10 @@ impl World {
             }
             if let Some(place) = place
                 && self.machines.values().all(|machine| {
-                    machine.running.as_ref().is_some_and(|node| node.status().applied >= place.index)
+                    machine
+                        .running
+                        .as_ref()
+                        .is_some_and(|node| node.status().applied >= place.index)
                 })
             {
                 self.witness.finish()?;

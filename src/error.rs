@@ -99,6 +99,8 @@ pub enum StorageErrorKind {
     },
     /// Another node, in this process or another, has the directory open.
     InUse,
+    /// The entries asked for were let go of: a snapshot holds what they did.
+    Released,
     /// An earlier write or flush failed: nothing is written any more until the directory is opened anew.
     Poisoned,
 }
@@ -173,9 +175,10 @@ impl fmt::Display for StorageError {
                 write!(f, ": has format version {found}, and this library knows {supported}")
             }
             StorageErrorKind::InUse => f.write_str(": is in use by another node"),
-            StorageErrorKind::Poisoned => {
-                f.write_str(": an earlier write or flush failed; restart the node once the disk is well")
-            }
+            StorageErrorKind::Released => f.write_str(": is not in the log any more"),
+            StorageErrorKind::Poisoned => f.write_str(
+                ": an earlier write or flush failed; restart the node once the disk is well",
+            ),
         }
     }
 }
@@ -336,7 +339,9 @@ impl<C> ProposeError<C> {
                 ProposeError::NotEncodable { error, command: f(command) }
             }
             Self::Superseded(command) => ProposeError::Superseded(f(command)),
-            Self::Stopped { cause, command } => ProposeError::Stopped { cause, command: f(command) },
+            Self::Stopped { cause, command } => {
+                ProposeError::Stopped { cause, command: f(command) }
+            }
             Self::Reentrant(command) => ProposeError::Reentrant(f(command)),
             Self::Unknown { entry, cause } => ProposeError::Unknown { entry, cause },
         }
@@ -365,9 +370,13 @@ impl<C> fmt::Display for ProposeError<C> {
         match self {
             Self::NotLeader { leader, .. } => not_leader(f, *leader),
             Self::Busy(_) => f.write_str("the node had no room before the deadline; never applied"),
-            Self::TooLarge { limit, .. } => write!(f, "the command exceeds {limit} bytes; never applied"),
+            Self::TooLarge { limit, .. } => {
+                write!(f, "the command exceeds {limit} bytes; never applied")
+            }
             Self::NotEncodable { error, .. } => write!(f, "the command {error}; never applied"),
-            Self::Superseded(_) => f.write_str("another leader's entry took its place; never applied"),
+            Self::Superseded(_) => {
+                f.write_str("another leader's entry took its place; never applied")
+            }
             Self::Stopped { cause, .. } => write!(f, "{cause}; never applied"),
             Self::Reentrant(_) => {
                 f.write_str("called from inside this node's own apply or read; never applied")
@@ -507,11 +516,7 @@ impl From<StorageError> for StartError {
     }
 }
 
-fn other_members(
-    f: &mut fmt::Formatter<'_>,
-    stored: &[NodeId],
-    given: &[NodeId],
-) -> fmt::Result {
+fn other_members(f: &mut fmt::Formatter<'_>, stored: &[NodeId], given: &[NodeId]) -> fmt::Result {
     let list = |ids: &[NodeId]| ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     write!(
         f,

@@ -143,9 +143,8 @@ impl VoteFile {
         for number in order {
             let offset = (number * SLOT_BYTES) as u64;
             let path = &self.path;
-            let failed = |operation| {
-                move |error| StorageError::io(path, operation, error).at_offset(offset)
-            };
+            let failed =
+                |operation| move |error| StorageError::io(path, operation, error).at_offset(offset);
             self.file.write_at(&slot.encode(number), offset).map_err(failed("write"))?;
             self.file.sync().map_err(failed("flush"))?;
         }

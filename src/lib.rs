@@ -8,6 +8,8 @@ pub mod error;
 pub mod membership;
 pub mod message;
 pub mod record;
+#[cfg(feature = "simulation")]
+pub mod simulation;
 pub mod slices;
 mod state_machine;
 pub mod storage;

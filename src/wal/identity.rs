@@ -265,6 +265,8 @@ impl Identity {
         let mut membership = Vec::new();
         codec::encode_message(&self.membership, &mut membership)
             .map_err(|error| invalid(error.into()))?;
+        // Only decoding has a limit, and what cannot be read back must not be written.
+        codec::decode_message::<Membership>(&membership).map_err(|error| invalid(error.into()))?;
         let mut flags = 0;
         if self.vote_exists {
             flags |= FLAG_VOTE;
@@ -354,3 +356,6 @@ fn fnv1a(bytes: &[u8]) -> u64 {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     })
 }
+
+#[cfg(all(test, feature = "simulation"))]
+mod tests;

@@ -86,6 +86,10 @@ impl VoteFile {
     /// # Errors
     /// `Damaged` if the file is missing or of another length, if both slots are bad, or if they
     /// contradict each other; `UnknownVersion`; `Io`.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "called like `Directory::open`, which keeps it"
+    )]
     pub(crate) fn open(
         storage: Arc<dyn Storage>,
         dir: &Path,
@@ -254,5 +258,287 @@ impl fmt::Display for BadSlot {
             Self::Rotten(how) => f.write_str(how),
             Self::UnknownVersion(found) => write!(f, "has version {found}"),
         }
+    }
+}
+
+#[cfg(all(test, feature = "simulation"))]
+mod tests {
+    use super::*;
+    use crate::simulation::{Fault, FaultError, Operation, SimDisk};
+
+    const SEEDS: u64 = 30;
+
+    fn dir() -> &'static Path {
+        Path::new("data")
+    }
+
+    fn path() -> PathBuf {
+        dir().join(VOTE_FILE)
+    }
+
+    fn state(term: u64, vote: Option<u64>) -> HardState {
+        HardState { term: Term(term), voted_for: vote.map(NodeId) }
+    }
+
+    fn open(disk: &Arc<SimDisk>) -> Result<(VoteFile, HardState), StorageError> {
+        let storage: Arc<dyn Storage> = disk.clone();
+        VoteFile::open(storage, dir())
+    }
+
+    /// A disk with the vote file of a node that has stored `state`.
+    fn disk_with(seed: u64, state: HardState) -> Arc<SimDisk> {
+        let disk = Arc::new(SimDisk::new(seed));
+        disk.create_dir(dir()).expect("created");
+        create(&*disk, dir()).expect("created");
+        let (mut vote, _) = open(&disk).expect("opened");
+        vote.store(state).expect("stored");
+        disk
+    }
+
+    /// From its `after`-th operation on, the disk is gone.
+    fn gone(after: u64) -> Fault {
+        Fault { operation: None, after, error: FaultError::Io, lasting: true }
+    }
+
+    fn is_damaged(result: Result<(VoteFile, HardState), StorageError>) -> bool {
+        matches!(result.expect_err("an error").kind, StorageErrorKind::Damaged { .. })
+    }
+
+    #[test]
+    fn slot_bytes_are_the_golden_ones() {
+        let slot = Slot { sequence: 7, state: state(3, Some(5)) };
+        let bytes = slot.encode(1);
+        let golden: [u8; USED_BYTES] = [
+            b'o', b'a', b'r', b'l', b'v', b'o', b't', b'e', // magic
+            0, 0, 0, 0, // version
+            0x16, 0x07, 0xFA, 0xDA, // crc
+            1, 0, 0, 0, // slot
+            1, 0, 0, 0, // voted
+            7, 0, 0, 0, 0, 0, 0, 0, // sequence
+            3, 0, 0, 0, 0, 0, 0, 0, // term
+            5, 0, 0, 0, 0, 0, 0, 0, // vote
+        ];
+        assert_eq!(bytes[..USED_BYTES], golden);
+        assert!(bytes[USED_BYTES..].iter().all(|&byte| byte == 0));
+        assert_eq!(Slot::decode(&bytes, 1).expect("just encoded"), slot);
+    }
+
+    #[test]
+    fn a_new_vote_file_has_no_term_and_no_vote() {
+        let disk = Arc::new(SimDisk::new(0));
+        disk.create_dir(dir()).expect("created");
+        create(&*disk, dir()).expect("created");
+        disk.crash_losing_all();
+        assert_eq!(open(&disk).expect("opened").1, HardState::default());
+    }
+
+    #[test]
+    fn what_was_stored_survives_and_a_vote_for_node_zero_is_a_vote() {
+        for stored in [state(1, None), state(1, Some(0)), state(u64::MAX, Some(u64::MAX))] {
+            let disk = disk_with(0, stored);
+            disk.crash_losing_all();
+            assert_eq!(open(&disk).expect("opened").1, stored);
+        }
+    }
+
+    #[test]
+    fn a_crash_while_storing_leaves_the_old_state_or_the_new() {
+        let (old, new) = (state(4, Some(1)), state(5, Some(2)));
+        let mut seen = [false, false];
+        for seed in 0..SEEDS {
+            for after in 0..4 {
+                let disk = disk_with(seed, old);
+                let (mut vote, _) = open(&disk).expect("opened");
+                disk.fail(gone(after));
+                vote.store(new).expect_err("the disk is gone");
+                disk.clear_faults();
+                disk.crash();
+                let (_, found) = open(&disk).expect("one slot is whole");
+                assert!(found == old || found == new, "seed {seed}, {after}: {found:?}");
+                seen[usize::from(found == new)] = true;
+            }
+        }
+        assert_eq!(seen, [true, true]);
+    }
+
+    #[test]
+    fn what_opening_has_read_is_durable() {
+        let (old, new) = (state(4, Some(1)), state(5, Some(2)));
+        for failing in [0, 1] {
+            let disk = disk_with(0, old);
+            let (mut vote, _) = open(&disk).expect("opened");
+            // A failed flush leaves clean pages, which a restarted program reads.
+            disk.fail(Fault { operation: Some(Operation::Sync), lasting: false, ..gone(failing) });
+            vote.store(new).expect_err("planned");
+            disk.kill();
+            assert_eq!(open(&disk).expect("opened").1, new);
+            disk.crash_losing_all();
+            assert_eq!(open(&disk).expect("opened").1, new, "somebody may have acted on it");
+        }
+    }
+
+    #[test]
+    fn one_rotten_slot_forgets_nothing_and_opening_repairs_it() {
+        let stored = state(5, Some(2));
+        let damages: [fn(&mut [u8]); 3] =
+            [|slot| slot.fill(0), |slot| slot[35] ^= 1, |slot| slot[SLOT_BYTES - 1] ^= 128];
+        for damage in damages {
+            for number in [0, 1, 0] {
+                let disk = disk_with(0, stored);
+                for number in [number, 1 - number] {
+                    disk.rot(&path(), |file| {
+                        damage(&mut file[number * SLOT_BYTES..][..SLOT_BYTES]);
+                    });
+                    assert_eq!(open(&disk).expect("the other slot has it").1, stored);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn an_unreadable_slot_counts_as_rotten() {
+        let stored = state(5, Some(2));
+        for after in [0, 1] {
+            let disk = disk_with(0, stored);
+            disk.fail(Fault { operation: Some(Operation::Read), lasting: false, ..gone(after) });
+            assert_eq!(open(&disk).expect("the other slot has it").1, stored);
+        }
+        let disk = disk_with(0, stored);
+        disk.fail(Fault { operation: Some(Operation::Read), ..gone(0) });
+        assert!(is_damaged(open(&disk)));
+    }
+
+    #[test]
+    fn repairing_a_rotten_slot_never_risks_the_good_one() {
+        let stored = state(5, Some(2));
+        for seed in 0..SEEDS {
+            for number in [0, 1] {
+                for after in 0..8 {
+                    let disk = disk_with(seed, stored);
+                    disk.rot(&path(), |file| file[number * SLOT_BYTES + 35] ^= 1);
+                    disk.fail(gone(after));
+                    drop(open(&disk));
+                    disk.clear_faults();
+                    disk.crash();
+                    let found = open(&disk).expect("one slot is whole").1;
+                    assert_eq!(found, stored, "seed {seed}, slot {number}, operation {after}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn two_rotten_slots_are_an_error_and_nothing_is_written() {
+        let disk = disk_with(0, state(5, Some(2)));
+        disk.rot(&path(), |file| {
+            file[35] ^= 1;
+            file[SLOT_BYTES + 35] ^= 1;
+        });
+        let before = disk.live_bytes(&path());
+        assert!(is_damaged(open(&disk)));
+        assert_eq!(disk.live_bytes(&path()), before);
+    }
+
+    #[test]
+    fn a_missing_zeroed_shortened_or_longer_file_is_an_error_and_never_a_fresh_start() {
+        let damages: [fn(&mut Vec<u8>); 5] = [
+            |file| file.fill(0),
+            |file| file.truncate(SLOT_BYTES),
+            Vec::clear,
+            |file| file.push(0),
+            |file| file.rotate_left(SLOT_BYTES),
+        ];
+        for damage in damages {
+            let disk = disk_with(0, state(5, Some(2)));
+            disk.rot(&path(), damage);
+            let before = disk.live_bytes(&path());
+            assert!(is_damaged(open(&disk)));
+            assert_eq!(disk.live_bytes(&path()), before, "nothing is written");
+        }
+        let disk = disk_with(0, state(5, Some(2)));
+        disk.remove(&path()).expect("removed");
+        assert!(is_damaged(open(&disk)));
+    }
+
+    #[test]
+    fn a_stale_slot_never_wins() {
+        for number in [0, 1] {
+            let disk = disk_with(0, state(4, Some(1)));
+            let old = disk.live_bytes(&path()).expect("the file");
+            let (mut vote, _) = open(&disk).expect("opened");
+            vote.store(state(5, Some(2))).expect("stored");
+            let slot = number * SLOT_BYTES..(number + 1) * SLOT_BYTES;
+            disk.rot(&path(), |file| file[slot.clone()].copy_from_slice(&old[slot.clone()]));
+            assert_eq!(open(&disk).expect("opened").1, state(5, Some(2)));
+        }
+    }
+
+    #[test]
+    fn slots_of_the_same_sequence_that_differ_are_an_error() {
+        let disk = disk_with(0, state(5, Some(2)));
+        let good = Slot::decode(
+            disk.live_bytes(&path()).expect("the file")[..SLOT_BYTES].try_into().expect("a slot"),
+            0,
+        );
+        let other = Slot { state: state(5, Some(3)), ..good.expect("a good slot") };
+        disk.rot(&path(), |file| file[..SLOT_BYTES].copy_from_slice(&other.encode(0)));
+        assert!(is_damaged(open(&disk)));
+    }
+
+    #[test]
+    fn a_newer_version_is_named_even_beside_a_slot_of_ours() {
+        for number in [0, 1] {
+            let disk = disk_with(0, state(5, Some(2)));
+            disk.rot(&path(), |file| {
+                let slot = &mut file[number * SLOT_BYTES..][..SLOT_BYTES];
+                slot[8] = 9;
+                let crc = checksum((&*slot).try_into().expect("a slot"));
+                slot[CRC].copy_from_slice(&crc.to_le_bytes());
+            });
+            let error = open(&disk).expect_err("a newer version");
+            let StorageErrorKind::UnknownVersion { supported: 0, found: 9 } = error.kind else {
+                panic!("{error}");
+            };
+        }
+    }
+
+    #[test]
+    fn every_flipped_bit_of_a_slot_is_noticed() {
+        let bytes = Slot { sequence: 7, state: state(3, Some(5)) }.encode(0);
+        for bit in 0..SLOT_BYTES * 8 {
+            let mut bad = bytes;
+            bad[bit / 8] ^= 1 << (bit % 8);
+            assert!(matches!(Slot::decode(&bad, 0), Err(BadSlot::Rotten(_))), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn after_a_failure_nothing_is_stored_any_more() {
+        for operation in [Operation::Write, Operation::Sync] {
+            let disk = disk_with(0, state(4, None));
+            let (mut vote, _) = open(&disk).expect("opened");
+            disk.fail(Fault { operation: Some(operation), lasting: false, ..gone(0) });
+            vote.store(state(5, None)).expect_err("planned");
+            let operations = disk.operations();
+            let error = vote.store(state(6, None)).expect_err("poisoned");
+            assert!(matches!(error.kind, StorageErrorKind::Poisoned), "{error}");
+            assert_eq!(disk.operations(), operations, "the disk is left alone");
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "term 4 after term 5")]
+    fn a_term_never_goes_back() {
+        let disk = disk_with(0, state(5, None));
+        let (mut vote, _) = open(&disk).expect("opened");
+        drop(vote.store(state(4, None)));
+    }
+
+    #[test]
+    #[should_panic(expected = "in term 5")]
+    fn a_vote_is_never_changed_within_its_term() {
+        let disk = disk_with(0, state(5, Some(1)));
+        let (mut vote, _) = open(&disk).expect("opened");
+        drop(vote.store(state(5, Some(2))));
     }
 }

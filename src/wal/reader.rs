@@ -120,18 +120,18 @@ impl Cut {
         (self.slices, self.next.prev())
     }
 
-    /// Takes `count` records of `bytes` bytes in all, if they fit; `first` are the first of all.
-    fn take(&mut self, count: u64, bytes: usize, first: bool) -> bool {
-        if bytes > self.room && !first {
-            self.full = true;
-            return false;
-        }
-        self.room = self.room.saturating_sub(bytes);
-        self.next = self.next.plus(count);
-        true
+    /// Whether `bytes` more bytes may be taken; if not, nothing more may. `first`: nothing was taken yet.
+    fn may_take(&mut self, bytes: usize, first: bool) -> bool {
+        self.full = bytes > self.room && !(first && self.slices.is_empty());
+        !self.full
     }
 
-    /// Takes a run that the caller knows: `count` records from `next` on.
+    fn count(&mut self, count: u64, bytes: usize) {
+        self.room = self.room.saturating_sub(bytes);
+        self.next = self.next.plus(count);
+    }
+
+    /// Takes a run that the caller knows and that fits: `count` records from `next` on.
     pub(super) fn take_run(
         &mut self,
         segment: &Arc<Segment>,
@@ -139,9 +139,8 @@ impl Cut {
         end: usize,
         count: u64,
     ) {
-        if self.take(count, end - start, self.slices.is_empty()) {
-            self.slices.push(slice(segment, start, end - start));
-        }
+        self.count(count, end - start);
+        self.slices.push(slice(segment, start, end - start));
     }
 
     /// Whether the next `bytes` bytes would fit.
@@ -160,9 +159,10 @@ impl Cut {
                 Item::Record { index: stored, bytes } => {
                     assert_eq!(stored, index, "at {}", segment.position(at));
                     if index == self.next {
-                        if !self.take(1, bytes, self.slices.is_empty() && run.is_none()) {
+                        if !self.may_take(bytes, run.is_none()) {
                             break;
                         }
+                        self.count(1, bytes);
                         run.get_or_insert(Run { start: at, end: at }).end = at + bytes;
                     }
                     index = index.next();
@@ -267,15 +267,16 @@ impl Cut {
                 }
                 open = false;
             } else {
+                if index == self.next && !self.may_take(bytes, runs.is_empty()) {
+                    break;
+                }
                 let record =
                     Record::check(rest).map_err(|why| damaged(&format!("a record: {why}")))?;
                 if record.header.id.index != index {
                     return Err(damaged(&format!("not index {}", record.header.id.index)));
                 }
                 if index == self.next {
-                    if !self.take(1, bytes, self.slices.is_empty() && runs.is_empty()) {
-                        break;
-                    }
+                    self.count(1, bytes);
                     match runs.last_mut() {
                         Some(run) if open => run.end = at + bytes,
                         _ => runs.push(Run { start: at, end: at + bytes }),

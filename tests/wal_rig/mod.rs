@@ -1,6 +1,7 @@
 //! What the tests of the log share: a log that is driven by hand on one thread.
 
 #![allow(dead_code, reason = "every test file uses its own part of this")]
+#![allow(unreachable_pub, reason = "a module of several test programs")]
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

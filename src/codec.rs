@@ -39,10 +39,7 @@ fn decode<T: DeserializeOwned, const N: usize>(bytes: &[u8]) -> Result<T, Decode
 }
 
 /// Appends a message's bytes to `out`.
-pub(crate) fn encode_message<T: Serialize>(
-    message: &T,
-    out: &mut Vec<u8>,
-) -> Result<(), EncodeError> {
+pub(crate) fn encode_message<T: Serialize>(message: &T, out: &mut Vec<u8>) -> Result<(), EncodeError> {
     encode::<T, MAX_MESSAGE_BYTES>(message, out)
 }
 
@@ -52,10 +49,7 @@ pub(crate) fn decode_message<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Dec
 }
 
 /// Appends a command's bytes to `out`.
-pub(crate) fn encode_command<T: Serialize>(
-    command: &T,
-    out: &mut Vec<u8>,
-) -> Result<(), EncodeError> {
+pub(crate) fn encode_command<T: Serialize>(command: &T, out: &mut Vec<u8>) -> Result<(), EncodeError> {
     encode::<T, MAX_COMMAND_BYTES>(command, out)
 }
 

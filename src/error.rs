@@ -176,9 +176,9 @@ impl fmt::Display for StorageError {
             }
             StorageErrorKind::InUse => f.write_str(": is in use by another node"),
             StorageErrorKind::Released => f.write_str(": is not in the log any more"),
-            StorageErrorKind::Poisoned => f.write_str(
-                ": an earlier write or flush failed; restart the node once the disk is well",
-            ),
+            StorageErrorKind::Poisoned => {
+                f.write_str(": an earlier write or flush failed; restart the node once the disk is well")
+            }
         }
     }
 }
@@ -339,9 +339,7 @@ impl<C> ProposeError<C> {
                 ProposeError::NotEncodable { error, command: f(command) }
             }
             Self::Superseded(command) => ProposeError::Superseded(f(command)),
-            Self::Stopped { cause, command } => {
-                ProposeError::Stopped { cause, command: f(command) }
-            }
+            Self::Stopped { cause, command } => ProposeError::Stopped { cause, command: f(command) },
             Self::Reentrant(command) => ProposeError::Reentrant(f(command)),
             Self::Unknown { entry, cause } => ProposeError::Unknown { entry, cause },
         }
@@ -370,13 +368,9 @@ impl<C> fmt::Display for ProposeError<C> {
         match self {
             Self::NotLeader { leader, .. } => not_leader(f, *leader),
             Self::Busy(_) => f.write_str("the node had no room before the deadline; never applied"),
-            Self::TooLarge { limit, .. } => {
-                write!(f, "the command exceeds {limit} bytes; never applied")
-            }
+            Self::TooLarge { limit, .. } => write!(f, "the command exceeds {limit} bytes; never applied"),
             Self::NotEncodable { error, .. } => write!(f, "the command {error}; never applied"),
-            Self::Superseded(_) => {
-                f.write_str("another leader's entry took its place; never applied")
-            }
+            Self::Superseded(_) => f.write_str("another leader's entry took its place; never applied"),
             Self::Stopped { cause, .. } => write!(f, "{cause}; never applied"),
             Self::Reentrant(_) => {
                 f.write_str("called from inside this node's own apply or read; never applied")
@@ -516,7 +510,11 @@ impl From<StorageError> for StartError {
     }
 }
 
-fn other_members(f: &mut fmt::Formatter<'_>, stored: &[NodeId], given: &[NodeId]) -> fmt::Result {
+fn other_members(
+    f: &mut fmt::Formatter<'_>,
+    stored: &[NodeId],
+    given: &[NodeId],
+) -> fmt::Result {
     let list = |ids: &[NodeId]| ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     write!(
         f,
@@ -544,3 +542,20 @@ impl fmt::Display for ShutdownError {
 }
 
 impl std::error::Error for ShutdownError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn other_members_in_a_directory_are_an_error_of_their_own_at_the_start() {
+        let (stored, given) = (vec![NodeId(1), NodeId(2)], vec![NodeId(1)]);
+        let error = StorageError::new("data", StorageErrorKind::OtherMembers { stored, given });
+        let text = "the directory was first started with other members (1, 2) than these (1); \
+                    their addresses count too";
+        assert_eq!(error.to_string(), format!("data: {text}"));
+        let error = StartError::from(error);
+        assert!(matches!(error, StartError::MembersChanged { .. }), "{error:?}");
+        assert_eq!(error.to_string(), text);
+    }
+}

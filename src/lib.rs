@@ -20,4 +20,6 @@ pub use config::{Config, ElectionPriority};
 pub use error::{ProposeError, ReadError, ShutdownError, StartError, StopCause, UnknownCause};
 pub use membership::{Member, Membership};
 pub use state_machine::{Applied, Machine, StateMachine};
-pub use types::{BootCount, EntryId, HardState, Incarnation, LogIndex, NodeId, Role, Sender, Term};
+pub use types::{
+    BootCount, EntryId, HardState, Incarnation, LogIndex, NodeId, Role, Sender, Term,
+};

@@ -13,9 +13,7 @@ use crate::types::{EntryId, LogIndex, NodeId, Sender, Term};
 /// Numbers the rounds in which a leader confirms that it still leads; grows within a term, never
 /// reused in it, and never chosen by a caller (a reused one lets an old round's late answers confirm a
 /// deposed leader's read).
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct ReadRound(pub u64);
 

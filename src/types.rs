@@ -89,9 +89,7 @@ impl LogIndex {
 /// and including it (the log matching property, Raft §5.3).
 ///
 /// Ordered by term, then index: the order in which logs are compared in elections (Raft §5.4.1).
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct EntryId {
     /// The term in which a leader created the entry.
     pub term: Term,
@@ -117,9 +115,7 @@ impl fmt::Display for EntryId {
 
 /// The random name of one data directory. A wiped directory comes back as another incarnation, so
 /// that a node which forgot its promises is never mistaken for the one that made them.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Incarnation(pub u128);
 
@@ -130,9 +126,7 @@ impl fmt::Display for Incarnation {
 }
 
 /// Who sent a message: the node, the directory it runs on, and how often that was opened.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Sender {
     /// The node.
     pub node: NodeId,

@@ -287,8 +287,9 @@ mod tests {
 
     #[test]
     fn every_flipped_bit_of_local_bytes_is_noticed() {
+        type Holds = fn(&[u8]) -> bool;
         let mark = Mark { batch_bytes: 80, position: Position::new(3, 64), ..Mark::default() };
-        let all: [(&[u8], fn(&[u8]) -> bool); 4] = [
+        let all: [(&[u8], Holds); 4] = [
             (&mark.encode(), |bytes| Mark::decode(bytes).is_some()),
             (&encode_truncation(EntryId::ZERO), |bytes| decode_truncation(bytes).is_some()),
             (&encode_seal(4, 5), |bytes| decode_seal(bytes, 4).is_some()),

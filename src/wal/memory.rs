@@ -31,10 +31,10 @@ const PATH: &str = "memory";
 
 /// A directory in memory: what is left of a log when it is closed. Clones are the same directory.
 #[derive(Clone, Debug, Default)]
-pub struct Memory(Arc<Mutex<State>>);
+pub struct Memory(Arc<Mutex<Contents>>);
 
 #[derive(Debug, Default)]
-struct State {
+struct Contents {
     open: bool,
     /// Who was here first, and with which members.
     identity: Option<(Sender, Membership)>,
@@ -119,7 +119,7 @@ pub fn open_in_memory(
     Ok(Opened { log, flusher: None, preparer, recovered })
 }
 
-impl State {
+impl Contents {
     fn identify(&mut self, node: NodeId, initial: &Membership) -> Result<Sender, StorageError> {
         let failed = |kind| Err(StorageError::new(PATH, kind));
         match &mut self.identity {

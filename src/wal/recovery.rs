@@ -223,22 +223,20 @@ impl Survey {
     ) -> Result<(), StorageError> {
         let last = self.chain.last().expect("there is a newest segment");
         later = later.max(last.later);
-        let (end, damage) = match last.successor {
+        let next = self.rebuilt.last.index.next();
+        let (end, damage) = if let Some(successor) = last.successor {
             // Nothing in the successor counts. It is made anew, under the name that the seal knows.
-            Some(successor) => {
-                self.active = successor;
-                let file = segments.get(&successor).ok_or_else(|| missing(files, successor))?;
-                let damage = StorageError::damaged(&file.path, "a mark")
-                    .at_offset(SEGMENT_HEADER_BYTES as u64)
-                    .at_index(self.rebuilt.last.index.next());
-                (Position::new(successor, SEGMENT_HEADER_BYTES), damage)
-            }
-            None => {
-                self.active = self.next_sequence;
-                self.next_sequence += 1;
-                self.unsealed = true;
-                (Position::new(last.file.header.sequence, last.end), last.damage())
-            }
+            self.active = successor;
+            let file = segments.get(&successor).ok_or_else(|| missing(files, successor))?;
+            let damage = StorageError::damaged(&file.path, "a mark")
+                .at_offset(SEGMENT_HEADER_BYTES as u64)
+                .at_index(next);
+            (Position::new(successor, SEGMENT_HEADER_BYTES), damage)
+        } else {
+            self.active = self.next_sequence;
+            self.next_sequence += 1;
+            self.unsealed = true;
+            (Position::new(last.file.header.sequence, last.end), last.damage())
         };
         if later > end { Err(damage) } else { Ok(()) }
     }

@@ -115,7 +115,7 @@ impl Segment {
             // SAFETY: `at + len` lies within the mapping (asserted), and `&mut self` proves that nobody
             // else looks at it.
             unsafe {
-                ptr::copy_nonoverlapping(bytes.as_ptr(), self.memory.as_mut_ptr().add(at), len)
+                ptr::copy_nonoverlapping(bytes.as_ptr(), self.memory.as_mut_ptr().add(at), len);
             };
             return Ok(());
         }
@@ -366,6 +366,8 @@ impl WriteBack {
 
 #[cfg(test)]
 mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
     use super::*;
 
     fn segment() -> Segment {
@@ -379,7 +381,8 @@ mod tests {
         let (mut writer, _write_back) = segment().split();
         let at = writer.put(b"12345678");
         let reader = Arc::clone(writer.segment());
-        let unpublished = std::panic::catch_unwind(|| reader.bytes(at, 8).to_vec());
+        let look = AssertUnwindSafe(|| reader.bytes(at, 8).to_vec());
+        let unpublished = catch_unwind(look);
         assert!(unpublished.is_err(), "{unpublished:?} was not published");
         writer.publish();
         assert_eq!(reader.bytes(at, 8), b"12345678");

@@ -23,9 +23,15 @@ const fn limited<const N: usize>() -> Limited<N> {
 }
 
 fn encode<T: Serialize, const N: usize>(value: &T, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+    let start = out.len();
     bincode::serde::encode_into_std_write(value, out, limited::<N>())
-        .map(drop)
-        .map_err(|error: BincodeEncode| EncodeError::new(error))
+        .map_err(|error: BincodeEncode| EncodeError::new(error))?;
+    // bincode keeps to a limit only when it decodes; what nobody could read must not be written.
+    if out.len() - start > N {
+        out.truncate(start);
+        return Err(EncodeError::new(format!("more than {N} bytes")));
+    }
+    Ok(())
 }
 
 fn decode<T: DeserializeOwned, const N: usize>(bytes: &[u8]) -> Result<T, DecodeError> {
@@ -73,6 +79,13 @@ mod tests {
         let bytes = (1_u64 << 40).to_le_bytes();
         assert!(decode_message::<Vec<u8>>(&bytes).is_err());
         assert!(decode_command::<String>(&bytes).is_err());
+    }
+
+    #[test]
+    fn what_could_not_be_read_is_not_written() {
+        let mut bytes = vec![7];
+        assert!(encode_message(&vec![0_u8; MAX_MESSAGE_BYTES], &mut bytes).is_err());
+        assert_eq!(bytes, [7]);
     }
 
     #[test]

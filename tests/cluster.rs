@@ -7,11 +7,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use journal::{Journal, PATIENCE, until};
 use oarlock::{
     Cluster, Config, Consistency, EntryId, Node, NodeId, ProposeError, ReadError, Role, StopCause,
     Term, UnknownCause,
 };
-use journal::{Journal, PATIENCE, until};
 
 /// Proposes until it is acknowledged, wherever the leader is; every value at most once in flight.
 fn write(cluster: &Cluster<Journal>, value: u64) -> EntryId {

@@ -68,7 +68,7 @@ mod tests {
         for index in 1..=100_000 {
             backlog.wrote(LogIndex(index), 64);
         }
-        assert!(backlog.marks.len() <= 100_000 * 64 / GRAIN as usize + 2);
+        assert!(backlog.marks.len() <= 2 * 100_000 * 64 / GRAIN as usize);
         let left = backlog.bytes(LogIndex(50_000));
         assert!(left.abs_diff(50_000 * 64) <= 2 * GRAIN as usize, "{left}");
     }

@@ -21,7 +21,7 @@ use super::{Handle, Node};
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::consensus::{Core, Options, Restored};
-use crate::error::{StartError, StopCause, StorageError, StorageErrorKind};
+use crate::error::{StartError, StopCause};
 use crate::membership::{Member, Membership};
 use crate::state_machine::StateMachine;
 use crate::storage::Storage;
@@ -168,18 +168,15 @@ impl<S: StateMachine> NodeBuilder<S> {
             return Err(StartError::NoTransport);
         }
         let Self { id, machine, place, cluster_name, transport, config, clock, .. } = self;
-        let options = LogOptions {
-            segment_bytes: config.segment_bytes,
-            ready_segments: config.ready_segments,
-        };
+        let options = LogOptions::from(&config);
         let (opened, memory) = match place.ok_or(StartError::NoStorage)? {
             Place::Directory(dir, storage) => {
                 let opened = wal::open(storage, &dir, id, &cluster_name, &initial, &options);
-                (opened.map_err(start_error)?, None)
+                (opened?, None)
             }
             Place::Memory(memory) => {
                 let opened = wal::open_in_memory(&memory, id, &initial, &options);
-                (opened.map_err(start_error)?, Some(memory))
+                (opened?, Some(memory))
             }
         };
         let Opened { log, flusher, preparer, recovered } = opened;
@@ -316,13 +313,4 @@ fn check_applied(kept: Option<EntryId>, recovered: &Recovered) -> Result<LogInde
         return Ok(applied.index);
     }
     Err(StartError::StateMismatch { applied, first: base.index.next(), last })
-}
-
-fn start_error(error: StorageError) -> StartError {
-    match error.kind {
-        StorageErrorKind::OtherMembers { stored, given } => {
-            StartError::MembersChanged { stored, given }
-        }
-        _ => StartError::Storage(error),
-    }
 }

@@ -252,6 +252,7 @@ impl<R> Inbox<R> {
                     return Ok(());
                 };
                 if !state.open {
+                    state.line.remove(at);
                     return Err(Refused::Stopped);
                 }
                 if now >= deadline {

@@ -337,6 +337,12 @@ impl<S: StateMachine> CoreLoop<S> {
 
     /// Tells whoever waits for this loop that it does not go on.
     fn let_go(&mut self) {
+        self.shared.leadership.set(Leadership {
+            role: Role::Follower,
+            term: self.core.term(),
+            leader: None,
+            stopped: true,
+        });
         self.shared.inbox.clear();
         drop(self.proposals.take());
         let cause = self.shared.stop.cause_or_shutdown();

@@ -36,6 +36,6 @@ impl Clock for SystemClock {
         #[cfg(not(any(target_os = "linux", target_os = "android")))]
         let id = rustix::time::ClockId::Monotonic;
         let now = rustix::time::clock_gettime(id);
-        Time(now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64)
+        Time(now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned())
     }
 }

@@ -201,7 +201,7 @@ pub enum StopCause {
     /// It was stopped without a goodbye, as a kill would: [`Cluster::crash`](crate::Cluster::crash).
     Crash,
     /// Its disk failed or its log is damaged.
-    Storage(StorageError),
+    Storage(Arc<StorageError>),
     /// Its state machine returned an error for this entry. Every node meets the same entry.
     Apply {
         /// The entry.
@@ -224,6 +224,12 @@ pub enum StopCause {
         /// The panic's message.
         message: String,
     },
+}
+
+impl From<StorageError> for StopCause {
+    fn from(error: StorageError) -> Self {
+        Self::Storage(Arc::new(error))
+    }
 }
 
 impl fmt::Display for StopCause {

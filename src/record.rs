@@ -177,7 +177,7 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
 
 /// The length field of the record, or of the log's own bytes, at the start of `bytes`.
 pub fn peek_length(bytes: &[u8]) -> Option<u32> {
-    Some(u32::from_le_bytes(bytes.get(4..8)?.try_into().expect("four bytes")))
+    Some(u32::from_le_bytes(*bytes.get(4..8)?.first_chunk()?))
 }
 
 impl<'a> Record<'a> {

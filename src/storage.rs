@@ -20,7 +20,9 @@ pub enum OpenMode {
     Create,
 }
 
-/// Directories and files.
+/// Directories and files. Every method may fail as the operating system's call behind it does; the log
+/// turns that into a [`StorageError`](crate::error::StorageError) which names the file.
+#[expect(clippy::missing_errors_doc, reason = "said once, above")]
 pub trait Storage: fmt::Debug + Send + Sync + 'static {
     /// Creates a directory and its parents, durably; an existing one is left alone.
     fn create_dir(&self, dir: &Path) -> io::Result<()>;
@@ -63,7 +65,9 @@ pub(crate) fn os_random() -> io::Result<u128> {
 /// A lock file that is held; dropping it lets go.
 pub trait StorageLock: fmt::Debug + Send + Sync {}
 
-/// An open file.
+/// An open file. Every method may fail as the operating system's call behind it does.
+#[expect(clippy::missing_errors_doc, reason = "said once, above")]
+#[expect(clippy::len_without_is_empty, reason = "nobody asks whether a file is empty")]
 pub trait StorageFile: fmt::Debug + Send + Sync {
     /// Its length in bytes.
     fn len(&self) -> io::Result<u64>;

@@ -20,6 +20,7 @@ const LAYERS: &[&[&str]] = &[
         "slices",
         "storage",
         "types",
+        "wake",
     ],
     &["state_machine"],
     &["consensus", "snapshot", "transport", "wal"],

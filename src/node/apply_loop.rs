@@ -68,7 +68,7 @@ impl<S: StateMachine> ApplyLoop<S> {
     fn apply_some(&mut self, target: LogIndex, now: Time) -> Result<(), StopCause> {
         let max_bytes = self.shared.config.max_apply_bytes;
         let (slices, last) =
-            self.reader.read(self.applied, target, max_bytes).map_err(StopCause::Storage)?;
+            self.reader.read(self.applied, target, max_bytes).map_err(StopCause::from)?;
         // Taken after the target was read: whoever proposed an entry up to it is among them.
         self.take_arrived();
         self.shared.apply.busy.begin(now);

@@ -67,7 +67,7 @@ pub type Reply<S> =
 #[non_exhaustive]
 pub enum Consistency {
     /// Nothing that was answered before the read began, anywhere in the cluster. The leader asks a quorum
-    /// whether it still leads (ReadIndex, thesis §6.4); one question serves all reads that wait.
+    /// whether it still leads (`ReadIndex`, thesis §6.4); one question serves all reads that wait.
     #[default]
     Linearizable,
     /// Nothing up to this entry, which must be known to be committed: that of an answered proposal, from
@@ -232,13 +232,13 @@ impl<S: StateMachine> Node<S> {
         let inbox = &self.shared().inbox;
         let mut next = 0;
         while next < bytes.len() {
-            let mut placed = next;
+            let mut last = next;
             let rest = bytes[next..].iter().map(|(_, range)| &buffer[range.clone()]);
             let outcome = inbox.put_some(rest, timeout, |place| {
-                places[bytes[placed].0] = Ok(place);
-                placed += 1;
+                places[bytes[last].0] = Ok(place);
+                last += 1;
             });
-            next = placed;
+            next = last;
             if outcome == Ok(()) {
                 break;
             }

@@ -153,15 +153,12 @@ impl<S: StateMachine> CoreLoop<S> {
     }
 
     fn persist(&mut self, hard_state: HardState) {
-        match &self.memory {
-            Some(memory) => {
-                memory.store_hard_state(hard_state);
-                self.later.push_back(Input::HardStatePersisted(hard_state));
-            }
-            None => {
-                self.shared.wal.store_hard_state(hard_state);
-                self.shared.wakers.wal.wake();
-            }
+        if let Some(memory) = &self.memory {
+            memory.store_hard_state(hard_state);
+            self.later.push_back(Input::HardStatePersisted(hard_state));
+        } else {
+            self.shared.wal.store_hard_state(hard_state);
+            self.shared.wakers.wal.wake();
         }
     }
 

@@ -33,7 +33,7 @@ impl<S: StateMachine> Loop for SegLoop<S> {
                 Wait::Wake
             }
             Err(error) => {
-                self.shared.stop(Phase::Halted, StopCause::Storage(error));
+                self.shared.stop(Phase::Halted, StopCause::from(error));
                 Wait::Done
             }
         }

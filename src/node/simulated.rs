@@ -5,7 +5,8 @@ use std::sync::Arc;
 use parking_lot::RwLockReadGuard;
 
 use super::builder::{Assembled, NodeBuilder};
-use super::reads::{Confirmation, ReadGroup};
+pub(crate) use super::reads::Confirmation;
+use super::reads::ReadGroup;
 use super::shared::{Loop, Shared, Wait};
 use super::stop::Phase;
 use super::threads::Running;
@@ -13,7 +14,6 @@ use super::{Handle, Node, Status};
 use crate::clock::Time;
 use crate::error::{StartError, StopCause};
 use crate::state_machine::StateMachine;
-use crate::types::LogIndex;
 use crate::wake::Wakeup;
 
 /// One loop, and what it waits for.
@@ -120,12 +120,8 @@ impl<S: StateMachine> Simulated<S> {
 pub(crate) struct PendingRead(Arc<ReadGroup>);
 
 impl PendingRead {
-    /// The index that the state must have reached for the read, once it is known: `Some(None)` if it will
-    /// never be.
-    pub(crate) fn poll(&self) -> Option<Option<LogIndex>> {
-        match self.0.told()? {
-            Confirmation::Confirmed(index) => Some(Some(index)),
-            Confirmation::NotLeader(_) | Confirmation::Stopped(_) => Some(None),
-        }
+    /// What the reader was told, once it was.
+    pub(crate) fn poll(&self) -> Option<Confirmation> {
+        self.0.told()
     }
 }

@@ -36,7 +36,7 @@ impl<S: StateMachine> Loop for SnapLoop<S> {
             }
             // A log that cannot be read is never passed off as a shorter one.
             Err(error) => {
-                self.shared.stop(Phase::Halted, StopCause::Storage(error));
+                self.shared.stop(Phase::Halted, StopCause::from(error));
                 Wait::Done
             }
         }

@@ -77,7 +77,7 @@ impl<S: StateMachine> Loop for WalLoop<S> {
                 None => Wait::Wake,
             },
             Err(error) => {
-                self.shared.stop(Phase::Halted, StopCause::Storage(error));
+                self.shared.stop(Phase::Halted, StopCause::from(error));
                 Wait::Done
             }
         }

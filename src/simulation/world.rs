@@ -26,7 +26,7 @@ use crate::clock::{Clock, Time};
 use crate::config::Config;
 use crate::error::{ProposeError, StopCause};
 use crate::message::Envelope;
-use crate::node::simulated::{PendingRead, Simulated};
+use crate::node::simulated::{Confirmation, PendingRead, Simulated};
 use crate::node::{Node, Ticket};
 use crate::transport::{Dropped, Inbound, Transport};
 use crate::types::{LogIndex, NodeId};
@@ -396,12 +396,11 @@ impl World {
         if self.writes.len() < MAX_WRITES && self.rng.u32(..4) == 0 {
             let write = self.next_write;
             self.next_write += 1;
-            match node.node().submit(write) {
-                Ok(ticket) => self.writes.push((write, ticket)),
-                Err(_) => {
-                    self.report.refused += 1;
-                    self.witness.refused(write);
-                }
+            if let Ok(ticket) = node.node().submit(write) {
+                self.writes.push((write, ticket));
+            } else {
+                self.report.refused += 1;
+                self.witness.refused(write);
             }
         }
         if self.reads.len() < MAX_WRITES && self.rng.u32(..8) == 0 {
@@ -416,7 +415,7 @@ impl World {
     fn watch(&mut self) -> Result<(), Broken> {
         for (id, machine) in &self.machines {
             if let Some(node) = &machine.running {
-                self.witness.look(*id, &node.status(), &*node.state())?;
+                self.witness.look(*id, &node.status(), &node.state())?;
             }
         }
         self.report.leaders = self.witness.leaders();
@@ -450,7 +449,7 @@ impl World {
         for (at_least, id, read) in self.reads.drain(..) {
             match read.poll() {
                 None => waiting.push((at_least, id, read)),
-                Some(Some(index)) => {
+                Some(Confirmation::Confirmed(index)) => {
                     self.report.reads += 1;
                     if index < at_least {
                         let why =
@@ -458,8 +457,8 @@ impl World {
                         return Err(Broken::new(why));
                     }
                 }
-                // Not the leader, or stopped: it may be tried again.
-                Some(None) => {}
+                // It may be tried again.
+                Some(Confirmation::NotLeader(_) | Confirmation::Stopped(_)) => {}
             }
         }
         self.reads = waiting;

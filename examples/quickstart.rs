@@ -124,10 +124,10 @@ fn run() -> Result<usize, Box<dyn Error>> {
     println!("writes lost           {lost}");
     println!("proposed again        {} (the leader was lost before it answered)", writer.retried);
     println!("time without a leader {:.0?} (node {} crashed)", crash.outage, crash.node);
-    let busy = took.saturating_sub(crash.outage).as_secs_f64();
+    let busy = took.saturating_sub(crash.outage).as_micros().max(1);
     println!(
-        "throughput            {:.0} writes/s, {IN_FLIGHT} in flight",
-        latencies.len() as f64 / busy
+        "throughput            {} writes/s, {IN_FLIGHT} in flight",
+        latencies.len() as u128 * 1_000_000 / busy
     );
     println!("latency of a write    p50 {:.1?}, p99 {:.1?}", percentile(50), percentile(99));
     println!(
@@ -202,7 +202,7 @@ impl<'a> Writer<'a> {
                     last = last.max(entry.ok_or("an applied command has a place in the log")?);
                     self.acknowledged(since)?;
                 }
-                Err(error) => self.try_again(number, error)?,
+                Err(error) => self.try_again(number, &error)?,
             }
         }
     }
@@ -238,14 +238,18 @@ impl<'a> Writer<'a> {
             };
             match self.leader.submit(self.writes[number].clone()) {
                 Ok(ticket) => self.under_way.push_back((Instant::now(), number, ticket)),
-                Err(error) => return self.try_again(number, error),
+                Err(error) => return self.try_again(number, &error),
             }
         }
         Ok(())
     }
 
     /// Every error but a command that can never be taken is cured by trying again where the leader is.
-    fn try_again(&mut self, number: usize, error: ProposeError<Set>) -> Result<(), Box<dyn Error>> {
+    fn try_again(
+        &mut self,
+        number: usize,
+        error: &ProposeError<Set>,
+    ) -> Result<(), Box<dyn Error>> {
         if let ProposeError::TooLarge { .. } | ProposeError::NotEncodable { .. } = error {
             return Err(format!("write {number}: {error}").into());
         }

@@ -61,13 +61,8 @@ impl Envelope {
     /// # Errors
     /// Bytes that are no envelope of this version; nothing is allocated for them.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
-        let field = |at: usize, len: usize| bytes.get(at..at + len).ok_or_else(too_short);
-        let u64_at = |at| {
-            field(at, 8).map(|field| u64::from_le_bytes(field.try_into().expect("eight bytes")))
-        };
-        let u32_at = |at| {
-            field(at, 4).map(|field| u32::from_le_bytes(field.try_into().expect("four bytes")))
-        };
+        let u64_at = |at| bytes_at(bytes, at).map(u64::from_le_bytes);
+        let u32_at = |at| bytes_at(bytes, at).map(u32::from_le_bytes);
         if u32_at(0)? != u32::from(VERSION) {
             return Err(DecodeError::new("another version"));
         }
@@ -78,11 +73,10 @@ impl Envelope {
         if crc32c::crc32c(&bytes[8..]) != u32_at(4)? {
             return Err(DecodeError::new("wrong checksum"));
         }
-        let incarnation = field(16, 16)?.try_into().expect("sixteen bytes");
         Ok(Self {
             from: Sender {
                 node: NodeId(u64_at(8)?),
-                incarnation: Incarnation(u128::from_le_bytes(incarnation)),
+                incarnation: Incarnation(bytes_at(bytes, 16).map(u128::from_le_bytes)?),
                 boot: BootCount(u64_at(32)?),
             },
             to: NodeId(u64_at(40)?),
@@ -92,8 +86,9 @@ impl Envelope {
     }
 }
 
-fn too_short() -> DecodeError {
-    DecodeError::new("too short")
+fn bytes_at<const N: usize>(bytes: &[u8], at: usize) -> Result<[u8; N], DecodeError> {
+    let field = bytes.get(at..).and_then(|rest| rest.first_chunk());
+    field.copied().ok_or_else(|| DecodeError::new("too short"))
 }
 
 #[cfg(test)]

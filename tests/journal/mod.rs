@@ -9,12 +9,12 @@ use oarlock::Machine;
 use serde::{Deserialize, Serialize};
 
 /// An upper bound for anything that should happen soon; no test passes by waiting it out.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Keeps every value in the order in which it was applied; answers how many there are.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Journal {
-    pub values: Vec<u64>,
+pub(crate) struct Journal {
+    pub(crate) values: Vec<u64>,
 }
 
 impl Machine for Journal {
@@ -31,7 +31,7 @@ impl Machine for Journal {
 ///
 /// # Panics
 /// After [`PATIENCE`].
-pub fn until(mut holds: impl FnMut() -> bool) {
+pub(crate) fn until(mut holds: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !holds() {
         assert!(begun.elapsed() < PATIENCE, "it never came to hold");

@@ -131,7 +131,7 @@ fn input() -> impl Strategy<Value = Input> {
 fn restored() -> impl Strategy<Value = Restored> {
     let steps = proptest::collection::vec(0..2_u64, 0..5);
     (0..4_u64, steps, membership(), 0..8_u64).prop_map(|(base, steps, membership, term)| {
-        let mut last = if base == 0 { 0 } else { 1 };
+        let mut last = u64::from(base != 0);
         let base = entry(last, base);
         let terms: Vec<u64> = steps
             .into_iter()

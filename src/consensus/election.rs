@@ -21,13 +21,17 @@ use crate::membership::Member;
 use crate::message::{Message, Vote, VoteReply};
 use crate::types::{HardState, Incarnation, NodeId, Sender};
 
-/// The answers to a candidate, one for each voter: the first counts.
+/// The answers to a candidate, one for each voter. A grant stands, whatever else arrives: a refusal may
+/// be the late answer to an earlier question.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Votes(BTreeMap<NodeId, (Incarnation, bool)>);
 
 impl Votes {
     fn record(&mut self, from: &Sender, granted: bool) {
-        self.0.entry(from.node).or_insert((from.incarnation, granted));
+        let answer = self.0.entry(from.node).or_insert((from.incarnation, granted));
+        if granted {
+            *answer = (from.incarnation, true);
+        }
     }
 
     fn is_granted(&self, node: NodeId, member: &Member) -> bool {

@@ -21,19 +21,24 @@ pub(super) fn is_plausible(message: &Message) -> bool {
     let is_in_a_term = message.term() > Term(0);
     match message {
         Message::Vote(vote) => is_in_a_term && is_entry(vote.last) && vote.last.term < vote.term,
-        Message::VoteReply(_) | Message::HeartbeatReply(_) => true,
+        Message::VoteReply(_) => true,
+        Message::HeartbeatReply(reply) => is_countable(reply.matched),
         Message::Append(append) => is_in_a_term && is_append(append),
         Message::AppendReply(reply) => match reply.outcome {
-            AppendOutcome::Accepted { .. } => true,
-            AppendOutcome::Rejected { hint, .. } => is_entry(hint),
+            AppendOutcome::Accepted { matched } => is_countable(matched),
+            AppendOutcome::Rejected { prev, hint } => is_countable(prev) && is_entry(hint),
         },
         Message::Heartbeat(_) => is_in_a_term,
     }
 }
 
+fn is_countable(index: LogIndex) -> bool {
+    index.0 < BEYOND_COUNTING
+}
+
 /// An entry has an index and a term, the place before the first has neither.
 fn is_entry(id: EntryId) -> bool {
-    id.index.0 < BEYOND_COUNTING
+    is_countable(id.index)
         && id.term.0 < BEYOND_COUNTING
         && (id.index == LogIndex::ZERO) == (id.term == Term(0))
 }
@@ -56,20 +61,20 @@ fn are_entries_after(prev: EntryId, latest: Term, entries: &Entries) -> bool {
         }
         (first, term) = (run.first, run.term);
     }
-    let mut least = prev.index.next();
+    let mut before = prev.index;
     let memberships_in_order = entries.memberships.iter().all(|(index, membership)| {
-        let in_order = *index >= least && *index <= entries.last;
-        least = index.next();
+        let in_order = before < *index && *index <= entries.last;
+        before = *index;
         in_order && !membership.voters.is_empty()
     });
-    first <= entries.last && entries.last.0 < BEYOND_COUNTING && memberships_in_order
+    first <= entries.last && is_countable(entries.last) && memberships_in_order
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::membership::{Member, Membership};
-    use crate::message::{TermRun, Vote};
+    use crate::message::{AppendReply, TermRun, Vote};
     use crate::types::NodeId;
 
     fn run(first: u64, term: u64) -> TermRun {
@@ -124,6 +129,23 @@ mod tests {
         assert!(!check(|append| append.entries.memberships[1].0 = LogIndex(13)));
         assert!(!check(|append| append.entries.memberships[1].0 = LogIndex(9)), "two in one entry");
         assert!(!check(|append| append.entries.memberships[0].1 = Membership::default()));
+    }
+
+    #[test]
+    fn answers_with_numbers_that_cannot_be_counted_to_do_not() {
+        let beyond = LogIndex(u64::MAX);
+        let hint = EntryId::ZERO;
+        for outcome in [
+            AppendOutcome::Accepted { matched: beyond },
+            AppendOutcome::Rejected { prev: beyond, hint },
+            AppendOutcome::Rejected {
+                prev: LogIndex(1),
+                hint: EntryId::new(Term(1), LogIndex::ZERO),
+            },
+        ] {
+            let reply = AppendReply { term: Term(1), outcome };
+            assert!(!is_plausible(&Message::AppendReply(reply)), "{outcome:?}");
+        }
     }
 
     #[test]

@@ -170,6 +170,11 @@ impl Network {
         self.nodes[&NodeId(node)].core()
     }
 
+    /// The options a node was added with.
+    pub fn core_options(&self, node: u64) -> Options {
+        self.nodes[&NodeId(node)].options.clone()
+    }
+
     fn node(&mut self, node: NodeId) -> &mut Node {
         self.nodes.get_mut(&node).expect("a node of this network")
     }

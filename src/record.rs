@@ -123,15 +123,15 @@ impl RecordHeader {
         record_bytes(payload, self.origin.is_some())
     }
 
-    /// The bytes before the payload, ready to be stored, checksum included; returns how many of the
-    /// array count.
+    /// The bytes before a payload of `payload` bytes, with a zero for the checksum, which is over them and
+    /// what follows them; returns how many of the array count.
     ///
     /// # Panics
     /// If the record would reach 2 GiB: limits are checked long before.
-    pub fn encode(&self, payload: &[u8]) -> ([u8; RECORD_HEADER_BYTES + ORIGIN_BYTES], usize) {
+    pub fn head(&self, payload: usize) -> ([u8; RECORD_HEADER_BYTES + ORIGIN_BYTES], usize) {
         let mut head = [0; RECORD_HEADER_BYTES + ORIGIN_BYTES];
         let head_len = RECORD_HEADER_BYTES + if self.origin.is_some() { ORIGIN_BYTES } else { 0 };
-        let length = head_len + payload.len();
+        let length = head_len + payload;
         assert!(length < LOCAL_BIT as usize, "a record of {length} bytes");
         head[4..8].copy_from_slice(&(length as u32).to_le_bytes());
         head[8..16].copy_from_slice(&self.id.index.0.to_le_bytes());
@@ -144,6 +144,17 @@ impl RecordHeader {
             head[48..56].copy_from_slice(&origin.boot.0.to_le_bytes());
             head[56..64].copy_from_slice(&origin.sequence.to_le_bytes());
         }
+        (head, head_len)
+    }
+
+    /// The bytes before the payload, ready to be stored, checksum included; returns how many of the
+    /// array count.
+    ///
+    /// # Panics
+    /// As [`head`](Self::head).
+    pub fn encode(&self, payload: &[u8]) -> ([u8; RECORD_HEADER_BYTES + ORIGIN_BYTES], usize) {
+        let (mut head, head_len) = self.head(payload.len());
+        let length = head_len + payload.len();
         let mut crc = crc32c::crc32c(&head[4..head_len]);
         crc = crc32c::crc32c_append(crc, payload);
         crc = crc32c::crc32c_append(crc, &[0; RECORD_ALIGN][..align(length) - length]);

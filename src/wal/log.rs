@@ -246,9 +246,9 @@ impl Log {
     /// [`room`](Self::room).
     pub fn append(&mut self, header: &RecordHeader, payload: &[u8]) {
         self.make_room(header.record_bytes(payload.len()));
-        let (head, head_bytes) = header.encode(payload);
-        let at = self.writer.put_record(&head[..head_bytes], payload);
-        self.note(header.id, u32_at(&head, 0), at);
+        let (head, head_bytes) = header.head(payload.len());
+        let (at, crc) = self.writer.put_record(&head[..head_bytes], payload);
+        self.note(header.id, crc, at);
     }
 
     /// Copies the records `first..=last` among `slices`, which have been checked, to the end of the log,

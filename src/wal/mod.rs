@@ -1,4 +1,171 @@
-//! The log on disk.
+//! The log: bytes that are written once, made durable together, and found again.
+//!
+//! A log lives in a directory, as a chain of *segment* files. The core thread appends records to the
+//! active segment with plain stores into a mapping of it; the `wal` thread writes what has gathered back
+//! to the file and flushes it, once for all; the `seg` thread has the next segments ready. The same bytes
+//! are sent to other nodes and applied, as [slices](crate::slices) of the mapping. [`open`] gives the three
+//! parts, for three threads: [`Log`], [`Flusher`], [`Preparer`]; a [`LogReader`] is for any thread.
+//! [`open_in_memory`] gives the same log without files.
+//!
+//! ```
+//! use std::sync::Arc;
+//! use oarlock::record::{EntryKind, RecordHeader, Records};
+//! use oarlock::wal::{self, Disk, LogOptions};
+//! use oarlock::{EntryId, LogIndex, Member, Membership, NodeId, Term};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let temp = tempfile::tempdir()?;
+//! # let dir = temp.path();
+//! let options = LogOptions { segment_bytes: 1 << 16, ready_segments: 1, max_entry_bytes: 1 << 10 };
+//! let members = Membership::of_voters([(NodeId(1), Member::default())]);
+//! let mut opened = wal::open(Arc::new(Disk), dir, NodeId(1), "docs", &members, &options)?;
+//! let (mut log, mut flusher) = (opened.log, opened.flusher.expect("a log on disk"));
+//!
+//! let header = RecordHeader {
+//!     id: EntryId::new(Term(1), LogIndex(1)),
+//!     time: 0,
+//!     kind: EntryKind::Command,
+//!     origin: None,
+//! };
+//! while log.room() < header.record_bytes(5) {
+//!     opened.preparer.step()?; // elsewhere, and before it is needed
+//! }
+//! log.append(&header, b"hello");
+//! let target = log.publish(); // readers see it,
+//! let flushed = flusher.flush(target)?; // and now it is durable
+//! assert_eq!(log.persisted(flushed), Some((0, LogIndex(1))));
+//!
+//! let (slices, last) = log.reader().read(LogIndex(0), LogIndex(1), 1 << 20)?;
+//! assert_eq!(last, LogIndex(1));
+//! let record = Records::trusted(&slices).next().expect("one record")?;
+//! assert_eq!(record.payload, b"hello");
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Files
+//!
+//! ```text
+//! DIR/identity             whose directory this is
+//! DIR/lock                 held while it is open
+//! DIR/vote                 term and vote
+//! DIR/log/0000000001.seg   segments; the number is the sequence
+//! DIR/log/0000000002.seg.new   no segment (yet): counts for nothing
+//! ```
+//!
+//! A segment is a header and *batches*; a batch is a mark, perhaps a truncation, records, perhaps a seal.
+//! Records are the bytes that travel ([`record`](crate::record)); everything else is this node's own. Where a
+//! record has its length, such *local* bytes have theirs with the top bit set. All numbers are
+//! little-endian, and everything begins at a multiple of 8.
+//!
+//! ```text
+//! segment header                              mark: begins every batch
+//!  offset  bytes                               offset  bytes
+//!       0      8  magic "oarlkseg"                  0      4  crc      CRC32C of bytes 4 to 79
+//!       8      4  version 0                         4      4  length   80 and the top bit
+//!      12      4  sequence                          8      1  kind 1
+//!      16      8  node                              9      3  zero
+//!      24     16  incarnation                      12      4  bytes    of the batch, mark included
+//!      40      8  boot                             16      8  position     of this mark
+//!      48      8  bytes of the file                24      8  predecessor  the mark before; 0: none
+//!      56      4  zero                             32      8  durable      everything before this
+//!      60      4  CRC32C of bytes 0 to 59                     is on the disk
+//!                                                  40      8  boot     as in the header
+//! truncation: ends the log earlier                 48      4  oldest   segment that is needed
+//!  offset  bytes                                   52      4  digest   of the batch's checksums
+//!       0      4  crc                              56      8  term of the entry before the batch
+//!       4      4  length  32 and the top bit       64      8  index of the entry before the batch
+//!       8      1  kind 2                           72      4  count    of records
+//!       9      7  zero                             76      4  bytes    of these records
+//!      16      8  term of the last entry that
+//!                 stays                       seal: ends a segment
+//!      24      8  its index                    offset  bytes
+//!                                                   0      4  crc
+//! a position                                        4      4  length  24 and the top bit
+//!   bits 63-32    segment sequence                  8      1  kind 3
+//!   bits 31-0     offset in the file                9      3  zero
+//!                                                  12      4  successor's sequence
+//!                                                  16      4  this segment's sequence
+//!                                                  20      4  zero
+//! ```
+//!
+//! The digest starts as 0, and each checksum of truncation, records and seal, in order, makes it
+//! `(rotate_left(digest, 7) ^ crc) * 0x9E3779B1`. What follows the last batch of a segment is zeros, or
+//! what an earlier use of the file left behind.
+//!
+//! # Rules
+//!
+//! - **Written bytes are never overwritten** while their segment lives. A truncation is a batch of its own,
+//!   which supersedes what came before; slices that are being sent or applied stay true. The exception are
+//!   two fields of a mark, its checksum and its durable position: the core leaves them empty, and the
+//!   flusher fills them in just before it writes the batch back. Marks are in no slice.
+//! - **A batch counts as a whole or not at all.** Its mark names its place, its length and a digest of every
+//!   checksum in it. A page that never reached the disk, or one that reached the wrong place, leaves bytes
+//!   behind that may be good records of an earlier use of the file, of a term and an index that would do: the
+//!   digest is what tells.
+//! - **A mark says how far the log was durable** when it was written back. That is what tells damage from a
+//!   torn tail. The last flush has no mark after it yet; [`Log::cover`] adds an empty batch in an idle
+//!   moment.
+//! - **A segment ends with a seal** that names its successor, and is durable before a byte of that is written
+//!   to its file. A batch never crosses the end: it is split.
+//! - **A prefix goes by whole segments**, and only after a mark that names the higher oldest segment is
+//!   durable: a deleted prefix is never mistaken for a lost one.
+//! - **A file's name and header agree, always.** A file is a segment once header and name are durable, in
+//!   this order. To be used again it first loses its name, durably.
+//! - **After a failed flush nothing is written any more**, whatever the kernel says to the next one.
+//!
+//! # Recovery
+//!
+//! [`open`] looks at everything before it changes anything. The newest segment that holds a whole batch
+//! names, in its last mark, the oldest segment that is needed; from there on every segment must be there,
+//! of this node, of the length its header names, and sealed with its successor's name. In the last one the
+//! batches end where the next bytes are no whole batch. If a mark anywhere behind that place says that it
+//! was durable, those bytes are damage: a typed error with file, offset and index, and nothing is touched.
+//! If none does, they are a torn tail, of something that nobody was told of. Marks of another sequence or
+//! boot, left behind by an earlier use of the file, say nothing.
+//!
+//! What can be read need not be durable: after a kill nothing has been flushed, and after a failed flush the
+//! kernel shows clean pages that never reached the disk. So every segment with bytes behind the last durable
+//! position is written anew, whole, oldest first: a new file, flushed, renamed over the old one, the
+//! directory flushed. The last one gets a seal on the way, which leads to a fresh segment. Only then does
+//! `open` return. A crash in between leaves the old file or the new one.
+//!
+//! Truncations, memberships and terms are gathered on the way, so a start reads every byte of the log once
+//! and keeps none of them: recovered segments are read from their files when they are needed.
+//!
+//! # Threads and locks
+//!
+//! | part | thread | does I/O |
+//! |---|---|---|
+//! | [`Log`] | core | never |
+//! | [`Flusher`] | `wal` | writes and flushes |
+//! | [`Preparer`] | `seg` | creates, fills, maps, unmaps, renames, deletes |
+//! | [`LogReader`] | any | reads files that are not mapped |
+//!
+//! Two locks, and no I/O under either. The *catalog* (where an index stands): taken by the core once for
+//! every 16 KiB appended, for the entries it does not know by heart, and at rolls, truncations and
+//! releases; by readers once a stretch; by the flusher once a segment; by the preparer when it unmaps one.
+//! The *pool* (segments on their way between core and preparer): taken by the core at rolls and
+//! releases, by the preparer once a step. What was published is shown by one atomic offset in each segment.
+//!
+//! # Memory
+//!
+//! Mapped are the segments that are ready, the active one, and one that is sealed: about
+//! `segment_bytes` × (`ready_segments` + 2), and one more while it waits to be used again. The mappings are
+//! private (copy-on-write) and their pages populated in advance, so this is memory beside the page cache; a
+//! store neither faults, nor dirties the page cache, nor meets a full disk. A log in memory has all its
+//! segments mapped until they are released.
+//!
+//! # What is assumed
+//!
+//! - A flush that succeeds is true, and so is a `rename` after its directory is flushed.
+//! - Writing a sector again whose beginning does not change does not harm that beginning: batches follow
+//!   each other without gaps, so the end of one flush and the start of the next may share a sector.
+//! - Nobody else writes to the directory. A segment file that is shortened under its mapping is a SIGBUS on
+//!   pages that are not yet populated; the lock and the preallocation make that somebody's deliberate act.
+//! - A host that calls `fork`: the mappings are left out of the child (`MADV_DONTFORK`), which must not touch
+//!   them; without that every store after the fork would fault.
+//! - Rot in the bytes of the very last flush, before a mark covers it, cannot be told from a torn tail.
 
 mod catalog;
 mod disk;

@@ -81,6 +81,10 @@ impl Rig {
         &mut self.opened.log
     }
 
+    pub fn log_ref(&self) -> &Log {
+        &self.opened.log
+    }
+
     /// Appends an entry, and does not end the batch.
     pub fn append(&mut self, term: u64, payload: &[u8]) -> LogIndex {
         while self.opened.log.room() < record_bytes(payload.len(), false) {

@@ -23,14 +23,16 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Folds every command into one number.
 #[derive(Default)]
-struct Fold {
+struct Fold<const SHORT: bool> {
     sum: u64,
     applied: EntryId,
 }
 
-impl StateMachine for Fold {
+impl<const SHORT: bool> StateMachine for Fold<SHORT> {
     type Command = Arc<[u8]>;
     type Response = u64;
+
+    const APPLY_IS_SHORT: bool = SHORT;
 
     fn encode(command: &Arc<[u8]>, out: &mut Vec<u8>) -> Result<(), EncodeError> {
         out.extend_from_slice(command);
@@ -139,11 +141,18 @@ fn blocking(threads: u64, count: u64, operation: impl Fn() + Sync) -> Duration {
 }
 
 fn proposals(c: &mut Criterion) {
+    proposals_to::<false>(c, "");
+    proposals_to::<true>(c, "-short-apply");
+}
+
+/// `SHORT`: the machine declares that applying is short, so no other thread has to be woken for it.
+fn proposals_to<const SHORT: bool>(c: &mut Criterion, suffix: &str) {
     for place in Place::ALL {
-        let (_cluster, leader) = place.cluster(Fold::default);
+        let (_cluster, leader) = place.cluster(Fold::<SHORT>::default);
+        let place = format!("{}{suffix}", place.name());
         for bytes in [16, 256] {
             let command: Arc<[u8]> = vec![1; bytes].into();
-            let mut group = c.benchmark_group(format!("{}/window/{bytes}B", place.name()));
+            let mut group = c.benchmark_group(format!("{place}/window/{bytes}B"));
             group.throughput(Throughput::Elements(1));
             for in_flight in [1, 16, 256, 4096] {
                 group.bench_function(BenchmarkId::from_parameter(in_flight), |b| {
@@ -153,7 +162,7 @@ fn proposals(c: &mut Criterion) {
                 });
             }
             group.finish();
-            let mut group = c.benchmark_group(format!("{}/blocking/{bytes}B", place.name()));
+            let mut group = c.benchmark_group(format!("{place}/blocking/{bytes}B"));
             group.throughput(Throughput::Elements(1));
             for threads in [1, 16, 256] {
                 group.bench_function(BenchmarkId::from_parameter(threads), |b| {
@@ -170,7 +179,7 @@ fn proposals(c: &mut Criterion) {
 }
 
 fn reads(c: &mut Criterion) {
-    let (_cluster, leader) = Place::Memory.cluster(Fold::default);
+    let (_cluster, leader) = Place::Memory.cluster(Fold::<false>::default);
     leader.propose(vec![1].into()).expect("applied");
     let mut group = c.benchmark_group("memory/read");
     group.throughput(Throughput::Elements(1));
@@ -192,7 +201,7 @@ fn typed(c: &mut Criterion) {
     group.throughput(Throughput::Elements(1));
     group.warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(1));
     group.bench_function("bytes", |b| {
-        let (_cluster, leader) = Place::Memory.cluster(Fold::default);
+        let (_cluster, leader) = Place::Memory.cluster(Fold::<false>::default);
         let command: Arc<[u8]> = vec![1; 256].into();
         b.iter_custom(|count| window(&leader, || Arc::clone(&command), 256, count));
     });
@@ -207,8 +216,8 @@ criterion_group! {
     name = benches;
     config = Criterion::default()
         .sample_size(10)
-        .warm_up_time(Duration::from_secs(1))
-        .measurement_time(Duration::from_secs(3));
+        .warm_up_time(Duration::from_millis(500))
+        .measurement_time(Duration::from_millis(1500));
     targets = proposals, reads, typed
 }
 criterion_main!(benches);

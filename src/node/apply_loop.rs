@@ -1,4 +1,4 @@
-//! The `apply` loop: applies what is committed, in order, and answers whoever waits for it.
+//! Applies what is committed, in order, and answers whoever waits for it.
 //!
 //! The only place that runs the user's `apply`, and the only writer of the state. After an error or a
 //! panic in it nobody reads the half-applied state: the node is marked as stopped before the state's
@@ -10,6 +10,8 @@ use std::collections::VecDeque;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 use std::time::Duration;
+
+use parking_lot::RwLockWriteGuard;
 
 use super::group::Pending;
 use super::shared::{Loop, Shared, Wait};
@@ -25,9 +27,8 @@ use crate::wal::LogReader;
 /// How often proposals are looked through for those that nobody waits for any more.
 const SWEEP: Duration = Duration::from_millis(100);
 
-pub(crate) struct ApplyLoop<S: StateMachine> {
-    shared: Arc<Shared<S>>,
-    reader: LogReader,
+/// How far the state is, and who waits for it.
+pub(crate) struct Applier<S: StateMachine> {
     applied: LogIndex,
     /// The machine keeps its own state, so it may only see what this node's disk holds as well.
     keeps_state: bool,
@@ -39,17 +40,10 @@ pub(crate) struct ApplyLoop<S: StateMachine> {
     responses: Vec<(EntryId, Option<S::Response>)>,
 }
 
-impl<S: StateMachine> ApplyLoop<S> {
-    /// A loop that goes on after `applied`.
-    pub(crate) fn new(
-        shared: Arc<Shared<S>>,
-        reader: LogReader,
-        applied: LogIndex,
-        keeps_state: bool,
-    ) -> Self {
+impl<S: StateMachine> Applier<S> {
+    /// Goes on after `applied`.
+    pub(crate) fn new(applied: LogIndex, keeps_state: bool) -> Self {
         Self {
-            shared,
-            reader,
             applied,
             keeps_state,
             pending: VecDeque::new(),
@@ -59,43 +53,68 @@ impl<S: StateMachine> ApplyLoop<S> {
         }
     }
 
-    fn target(&self) -> LogIndex {
-        let committed = self.shared.apply.committed();
-        if self.keeps_state { committed.min(self.shared.apply.persisted()) } else { committed }
+    /// The last entry that was applied.
+    pub(crate) fn applied(&self) -> LogIndex {
+        self.applied
     }
 
-    /// Reads and applies the next entries, at most as many as fit under one hold of the lock.
-    fn apply_some(&mut self, target: LogIndex, now: Time) -> Result<(), StopCause> {
-        let max_bytes = self.shared.config.max_apply_bytes;
-        let (slices, last) =
-            self.reader.read(self.applied, target, max_bytes).map_err(StopCause::from)?;
-        // Taken after the target was read: whoever proposed an entry up to it is among them.
-        self.take_arrived();
-        self.shared.apply.busy.begin(now);
-        let result = self.apply_batch(&slices, last);
-        self.shared.apply.busy.end();
-        result?;
-        self.applied = last;
-        self.shared.applied.set(last);
-        self.answer();
-        Ok(())
+    /// The last entry that may be applied.
+    pub(crate) fn target(&self, shared: &Shared<S>) -> LogIndex {
+        let committed = shared.apply.committed();
+        if self.keeps_state { committed.min(shared.apply.persisted()) } else { committed }
     }
 
-    fn take_arrived(&mut self) {
-        self.shared.apply.take(&mut self.arrived);
+    fn take_arrived(&mut self, shared: &Shared<S>) {
+        shared.apply.take(&mut self.arrived);
         self.pending.extend(self.arrived.drain(..));
     }
 
-    fn apply_batch(&mut self, slices: &Slices, last: LogIndex) -> Result<(), StopCause> {
+    /// Applies the entries of `slices` up to `last`, and answers those who wait for them. On an error the
+    /// node has been stopped.
+    pub(crate) fn apply(
+        &mut self,
+        shared: &Shared<S>,
+        mut state: RwLockWriteGuard<'_, S>,
+        slices: &Slices,
+        last: LogIndex,
+    ) -> Result<(), StopCause> {
+        // The target was read before this: whoever proposed an entry up to it has arrived.
+        self.take_arrived(shared);
+        match self.apply_to(&mut state, slices, last) {
+            Ok(()) => {
+                if let Some(kept) = state.last_applied() {
+                    shared.apply.set_kept(kept.index);
+                }
+                drop(state);
+                self.applied = last;
+                shared.applied.set(last);
+                self.answer(shared);
+                Ok(())
+            }
+            Err(cause) => {
+                // Before the lock is let go, so that no reader sees a half-applied state.
+                shared.stop(Phase::Halted, cause.clone());
+                drop(state);
+                Err(cause)
+            }
+        }
+    }
+
+    fn apply_to(
+        &mut self,
+        state: &mut S,
+        slices: &Slices,
+        last: LogIndex,
+    ) -> Result<(), StopCause> {
         let responses = &mut self.responses;
         responses.clear();
         let somebody_waits = !self.pending.is_empty();
-        let mut state = self.shared.state.write();
         let at = Cell::new(EntryId::ZERO);
-        let applied = self.applied;
-        let outcome = panic::catch_unwind(AssertUnwindSafe(|| -> Result<LogIndex, StopCause> {
-            let mut reached = applied;
-            for record in Records::trusted(slices) {
+        let mut reached = self.applied;
+        let outcome = panic::catch_unwind(AssertUnwindSafe(|| {
+            let mut records = Records::trusted(slices);
+            while reached < last {
+                let record = records.next().expect("as many records as were asked for");
                 let record = record.expect("records that the log itself checked");
                 let id = record.header.id;
                 assert!(id.index == reached.next(), "entry {id} follows index {reached}");
@@ -113,31 +132,16 @@ impl<S: StateMachine> ApplyLoop<S> {
                 }
                 reached = id.index;
             }
-            Ok(reached)
+            Ok(())
         }));
-        let outcome = outcome.unwrap_or_else(|panic| {
+        outcome.unwrap_or_else(|panic| {
             let message = panic_message(&*panic);
             Err(StopCause::ApplyPanicked { entry: at.get(), message })
-        });
-        match outcome {
-            Ok(reached) => {
-                assert!(reached == last, "read up to {last}, applied up to {reached}");
-                if let Some(kept) = state.last_applied() {
-                    self.shared.apply.set_kept(kept.index);
-                }
-                Ok(())
-            }
-            Err(cause) => {
-                // Before the lock is let go, so that no reader sees a half-applied state.
-                self.shared.stop(Phase::Halted, cause.clone());
-                drop(state);
-                Err(cause)
-            }
-        }
+        })
     }
 
     /// Gives the batch's responses to those who wait, and tells those whose place another entry took.
-    fn answer(&mut self) {
+    fn answer(&mut self, shared: &Shared<S>) {
         let (mut count, mut bytes) = (0, 0);
         let mut responses = self.responses.drain(..);
         while let Some(&(id, _)) = responses.as_slice().first() {
@@ -166,11 +170,11 @@ impl<S: StateMachine> ApplyLoop<S> {
             }
         }
         drop(responses);
-        self.shared.inbox.give_back(count, bytes);
+        shared.inbox.give_back(count, bytes);
     }
 
     /// Lets go of proposals whose deadline has passed.
-    fn sweep(&mut self, now: Time) {
+    fn sweep(&mut self, shared: &Shared<S>, now: Time) {
         if now < self.sweep_at {
             return;
         }
@@ -185,31 +189,57 @@ impl<S: StateMachine> ApplyLoop<S> {
                 self.pending.push_back(pending);
             }
         }
-        self.shared.inbox.give_back(count, bytes);
+        shared.inbox.give_back(count, bytes);
+    }
+}
+
+/// The `apply` loop.
+pub(crate) struct ApplyLoop<S: StateMachine> {
+    shared: Arc<Shared<S>>,
+    reader: LogReader,
+}
+
+impl<S: StateMachine> ApplyLoop<S> {
+    pub(crate) fn new(shared: Arc<Shared<S>>, reader: LogReader) -> Self {
+        Self { shared, reader }
+    }
+
+    /// Reads and applies the next entries, at most as many as fit under one hold of the lock.
+    fn apply_some(
+        &self,
+        applier: &mut Applier<S>,
+        target: LogIndex,
+        now: Time,
+    ) -> Result<(), StopCause> {
+        let max_bytes = self.shared.config.max_apply_bytes;
+        let (slices, last) = self.reader.read(applier.applied, target, max_bytes)?;
+        self.shared.apply.busy.begin(now);
+        let state = self.shared.state.write();
+        let result = applier.apply(&self.shared, state, &slices, last);
+        self.shared.apply.busy.end();
+        result
     }
 }
 
 impl<S: StateMachine> Loop for ApplyLoop<S> {
     fn step(&mut self, now: Time) -> Wait {
+        let mut applier = self.shared.applier.lock();
         if self.shared.stop.phase() >= Phase::Closing {
             // Whoever still waits is told that the outcome is unknown.
-            self.take_arrived();
-            self.pending.clear();
+            applier.take_arrived(&self.shared);
+            applier.pending.clear();
             return Wait::Done;
         }
-        let target = self.target();
-        if target > self.applied {
-            return match self.apply_some(target, now) {
-                Ok(()) => Wait::No,
-                Err(cause) => {
-                    self.shared.stop(Phase::Halted, cause);
-                    Wait::No
-                }
-            };
+        let target = applier.target(&self.shared);
+        if target > applier.applied {
+            if let Err(cause) = self.apply_some(&mut applier, target, now) {
+                self.shared.stop(Phase::Halted, cause);
+            }
+            return Wait::No;
         }
-        self.take_arrived();
-        self.sweep(now);
-        if self.pending.is_empty() { Wait::Wake } else { Wait::Until(self.sweep_at) }
+        applier.take_arrived(&self.shared);
+        applier.sweep(&self.shared, now);
+        if applier.pending.is_empty() { Wait::Wake } else { Wait::Until(applier.sweep_at) }
     }
 }
 

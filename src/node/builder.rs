@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use parking_lot::{Mutex, RwLock};
 
-use super::apply_loop::ApplyLoop;
+use super::apply_loop::{Applier, ApplyLoop};
 use super::core_loop::{CoreLoop, Parts};
 use super::inbox::Inbox;
 use super::reads::ReadInbox;
@@ -186,7 +186,8 @@ impl<S: StateMachine> NodeBuilder<S> {
 
         let (wakers, wakeups) = Wakers::new();
         let (inbound, peers) = PeerLane::new(id, config.max_peer_queue_bytes, wakers.core.clone());
-        let shared = Arc::new(shared(id, config, clock, wakers, machine));
+        let applier = Applier::new(applied, kept.is_some());
+        let shared = Arc::new(shared(id, config, clock, wakers, machine, applier));
         shared.applied.set(applied);
         shared.apply.set_kept(kept.map_or(LogIndex::ZERO, |kept| kept.index));
         let reader = log.reader();
@@ -208,7 +209,7 @@ impl<S: StateMachine> NodeBuilder<S> {
             core: CoreLoop::new(Arc::clone(&shared), parts),
             wal: flusher.map(|flusher| WalLoop::new(Arc::clone(&shared), flusher)),
             seg: SegLoop::new(Arc::clone(&shared), preparer),
-            apply: ApplyLoop::new(Arc::clone(&shared), reader.clone(), applied, kept.is_some()),
+            apply: ApplyLoop::new(Arc::clone(&shared), reader.clone()),
             snap: SnapLoop::new(Arc::clone(&shared), reader),
             shared,
         })
@@ -250,6 +251,7 @@ fn shared<S: StateMachine>(
     clock: Arc<dyn Clock>,
     wakers: Wakers,
     machine: S,
+    applier: Applier<S>,
 ) -> Shared<S> {
     let stop = Arc::<Stop>::default();
     let inbox = Inbox::new(
@@ -268,6 +270,7 @@ fn shared<S: StateMachine>(
         apply: ApplyLane::default(),
         snap: SnapLane::default(),
         state: RwLock::new(machine),
+        applier: Mutex::new(applier),
         applied: IndexWatch::default(),
         leadership: Arc::<LeadershipWatch>::default(),
         status: Mutex::new(Status::default()),

@@ -24,10 +24,12 @@ use crate::slices::Slices;
 use crate::state_machine::StateMachine;
 use crate::transport::{PeerEvent, PeerLane, Transport};
 use crate::types::{Role, Sender};
-use crate::wal::{Log, Memory, Position};
+use crate::wal::{Fetch, Log, Memory, Position};
 
 /// Messages from other nodes that are handled before the loop looks elsewhere.
 const MAX_MESSAGES_A_STEP: usize = 64;
+/// The most bytes of entries that are applied on this thread at once.
+const MAX_APPLIED_HERE: usize = 64 << 10;
 /// How long proposals that are in the log may take to be answered once the node is told to stop.
 const MAX_DRAIN: Duration = Duration::from_millis(500);
 
@@ -73,6 +75,8 @@ pub(crate) struct CoreLoop<S: StateMachine> {
     pub(super) backlog: Backlog,
     refused_messages: u64,
     fit: bool,
+    /// The machine says that applying is short, and it has not been otherwise.
+    applies_here: bool,
     closing: Closing,
 }
 
@@ -115,6 +119,7 @@ impl<S: StateMachine> CoreLoop<S> {
             backlog: Backlog::default(),
             refused_messages: 0,
             fit: true,
+            applies_here: S::APPLY_IS_SHORT,
             closing: Closing::No,
         };
         this.publish_leadership();
@@ -139,6 +144,8 @@ impl<S: StateMachine> CoreLoop<S> {
         if let Some((generation, index)) = self.log.persisted(flushed) {
             self.feed(Input::Persisted { generation: LogGeneration(generation), index });
             self.shared.apply.set_persisted(self.core.persisted());
+            // A machine that keeps its own state may have waited for this node's disk.
+            self.committed |= self.core.committed() > self.shared.applied.get();
         }
     }
 
@@ -244,6 +251,10 @@ impl<S: StateMachine> CoreLoop<S> {
         // What the machine has made durable by itself, and every member has, nobody will ask for.
         self.log.release(self.shared.apply.kept().min(self.core.replicated()));
         self.publish_status();
+        // It also lets go of proposals that nobody waits for any more.
+        if self.shared.inbox.pending() > 0 {
+            self.shared.wakers.apply.wake();
+        }
     }
 
     /// Hands on what was written and committed in this step.
@@ -262,8 +273,39 @@ impl<S: StateMachine> CoreLoop<S> {
         }
         if self.committed {
             self.committed = false;
-            self.shared.wakers.apply.wake();
+            if !self.apply_here() {
+                self.shared.wakers.apply.wake();
+            }
         }
+    }
+
+    /// Applies what is committed on this thread, if the machine says that this is quick, it is little, and
+    /// nothing has to be waited for. False leaves it to the `apply` thread.
+    fn apply_here(&mut self) -> bool {
+        if !self.applies_here || self.shared.stop.is_stopping() {
+            return false;
+        }
+        let Some(mut applier) = self.shared.applier.try_lock() else { return false };
+        let (applied, target) = (applier.applied(), applier.target(&self.shared));
+        if target <= applied {
+            return true;
+        }
+        let Fetch::Hot(slices, last) = self.log.slices(applied, MAX_APPLIED_HERE) else {
+            return false;
+        };
+        // All of it or nothing: an `apply` thread that has begun is to go on.
+        if last < target {
+            return false;
+        }
+        let Some(state) = self.shared.state.try_write() else { return false };
+        let begun = self.shared.clock.now();
+        // An error has stopped the node already.
+        let _ = applier.apply(&self.shared, state, &slices, target);
+        if self.shared.clock.now().since(begun) > self.shared.config.tick {
+            self.applies_here = false;
+            log::warn!("node={} apply is not short: leaving it to its own thread", self.me.node);
+        }
+        true
     }
 
     fn flush_to(&self, target: Position) {

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
 
+use super::apply_loop::Applier;
 use super::group::Pending;
 use super::inbox::Inbox;
 use super::reads::ReadInbox;
@@ -278,6 +279,8 @@ pub(crate) struct Shared<S: StateMachine> {
     pub(crate) apply: ApplyLane<S::Response>,
     pub(crate) snap: SnapLane,
     pub(crate) state: RwLock<S>,
+    /// Held by the `apply` loop; the core only ever tries.
+    pub(crate) applier: Mutex<Applier<S>>,
     pub(crate) applied: IndexWatch,
     pub(crate) leadership: Arc<LeadershipWatch>,
     pub(crate) status: Mutex<Status>,

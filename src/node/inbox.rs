@@ -99,7 +99,6 @@ struct Waiter {
 
 #[derive(Debug)]
 struct State<R> {
-    open: bool,
     free: Credit,
     /// Those who wait for room, longest first; who is not in it has been given room.
     line: VecDeque<Waiter>,
@@ -129,7 +128,6 @@ impl<R> Inbox<R> {
     ) -> Self {
         let limit = Credit { count: max_count, bytes: max_bytes };
         let state = State {
-            open: true,
             free: limit,
             line: VecDeque::new(),
             next_waiter: 0,
@@ -149,14 +147,14 @@ impl<R> Inbox<R> {
         wait: Duration,
     ) -> Result<Place<R>, Refused> {
         let mut state = self.state.lock();
-        if !state.open {
+        if self.stop.is_stopping() {
             return Err(Refused::Stopped);
         }
         if !state.line.is_empty() || !state.fits(command.len()) {
             drop(state);
             self.wait_for_room(command.len(), deadline)?;
             state = self.state.lock();
-            if !state.open {
+            if self.stop.is_stopping() {
                 return Err(Refused::Stopped);
             }
         } else {
@@ -180,7 +178,7 @@ impl<R> Inbox<R> {
         mut placed: impl FnMut(Place<R>),
     ) -> Result<(), Refused> {
         let mut state = self.state.lock();
-        if !state.open {
+        if self.stop.is_stopping() {
             return Err(Refused::Stopped);
         }
         if !state.line.is_empty() {
@@ -251,7 +249,7 @@ impl<R> Inbox<R> {
                 else {
                     return Ok(());
                 };
-                if !state.open {
+                if self.stop.is_stopping() {
                     state.line.remove(at);
                     return Err(Refused::Stopped);
                 }
@@ -325,11 +323,10 @@ impl<R> Inbox<R> {
         self.limit.count - self.state.lock().free.count
     }
 
-    /// Takes nothing from now on. What is queued stays for the core; whoever waits for room is told.
+    /// Tells those who wait for room that the node stops. Nobody has been let in since it does: that is
+    /// looked at under the lock, so what [`clear`](Self::clear) misses cannot come later.
     pub(crate) fn close(&self) {
-        let mut state = self.state.lock();
-        state.open = false;
-        for waiter in &state.line {
+        for waiter in &self.state.lock().line {
             waiter.thread.unpark();
         }
     }
@@ -503,6 +500,7 @@ mod tests {
         while inbox.state.lock().line.is_empty() {
             thread::yield_now();
         }
+        inbox.stop.advance(super::super::stop::Phase::Draining, crate::error::StopCause::Shutdown);
         inbox.close();
         assert_eq!(waiting.join().expect("no panic"), Err(Refused::Stopped));
         assert_eq!(put(&inbox, b"c").expect_err("closed"), Refused::Stopped);

@@ -99,7 +99,8 @@ pub enum StorageErrorKind {
     },
     /// Another node, in this process or another, has the directory open.
     InUse,
-    /// The entries asked for were let go of: a snapshot holds what they did.
+    /// The entries asked for are not in the log: let go of, because a snapshot or the state machine holds
+    /// what they did, or truncated.
     Released,
     /// An earlier write or flush failed: nothing is written any more until the directory is opened anew.
     Poisoned,
@@ -175,7 +176,7 @@ impl fmt::Display for StorageError {
                 write!(f, ": has format version {found}, and this library knows {supported}")
             }
             StorageErrorKind::InUse => f.write_str(": is in use by another node"),
-            StorageErrorKind::Released => f.write_str(": is not in the log any more"),
+            StorageErrorKind::Released => f.write_str(": is not in the log"),
             StorageErrorKind::Poisoned => {
                 f.write_str(": an earlier write or flush failed; restart the node once the disk is well")
             }

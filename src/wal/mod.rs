@@ -320,7 +320,7 @@ pub struct Recovered {
     pub entries: Entries,
     /// The members that were named at the first start.
     pub membership: Membership,
-    /// The time stamp of the last entry; 0 if there is none.
+    /// No entry has a later time stamp; 0 if there is none.
     pub last_time: u64,
 }
 

@@ -76,7 +76,7 @@ impl Rebuilt {
         }
         self.entries.push(id);
         self.last = id;
-        self.last_time = record.header.time;
+        self.last_time = self.last_time.max(record.header.time);
         if position.offset() - self.waypoint >= WAYPOINT_BYTES {
             self.waypoint = position.offset();
             self.shared.catalog.add_waypoint(id.index, position);

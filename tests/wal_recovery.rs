@@ -426,9 +426,14 @@ fn a_crash_at_any_operation_of_opening_is_harmless() {
             } else {
                 disk.kill();
             }
-            let rig = Rig::on(disk);
+            let mut rig = Rig::on(disk);
             assert_eq!(rig.log_ref().base(), base, "after {after} operations");
             assert_eq!(rig.entries(), entries, "after {after} operations");
+            rig.append(9, b"acknowledged");
+            rig.commit();
+            let rig = rig.crash();
+            assert_eq!(rig.entries()[..entries.len()], entries, "after {after} operations");
+            assert_eq!(rig.entries().len(), entries.len() + 1, "after {after} operations");
         }
     }
 }

@@ -148,8 +148,8 @@
 //! What can be read need not be durable: after a kill nothing has been flushed, and after a failed flush the
 //! kernel shows clean pages that never reached the disk. So every segment with bytes behind the last durable
 //! position is written anew, whole, oldest first: a new file, flushed, renamed over the old one, the
-//! directory flushed. The last one gets a seal on the way, which leads to a fresh segment. Only then does
-//! `open` return. A crash in between leaves the old file or the new one.
+//! directory flushed. So is the last one in any case, and it gets a seal on the way, which leads to a fresh
+//! segment. Only then does `open` return. A crash in between leaves the old file or the new one.
 //!
 //! Truncations, memberships and terms are gathered on the way, so a start reads every byte of the log once
 //! and keeps none of them: recovered segments are read from their files when they are needed.

@@ -439,6 +439,40 @@ fn a_crash_at_any_operation_of_opening_is_harmless() {
 }
 
 #[test]
+fn names_that_a_failed_start_could_not_flush_are_not_relied_upon() {
+    let mut rig = Rig::new();
+    rig.roll(1);
+    rig.append(2, b"readable");
+    rig.commit();
+    let entries = rig.entries();
+    let disk = rig.kill();
+    for after in 0.. {
+        let mut opened = false;
+        for variation in 0..8 {
+            let disk = Arc::new((*disk).clone());
+            for _ in 0..variation {
+                disk.random().expect("a number");
+            }
+            let operation = Some(Operation::SyncDir);
+            disk.fail(Fault { operation, after, error: FaultError::Io, lasting: false });
+            opened = Rig::try_on(Arc::clone(&disk)).is_ok();
+            disk.clear_faults();
+            disk.kill();
+            let mut rig = Rig::on(disk);
+            rig.append(9, b"acknowledged");
+            rig.commit();
+            let rig = rig.crash();
+            assert_eq!(rig.entries()[..entries.len()], entries, "{after}, {variation}");
+            assert_eq!(rig.entries().len(), entries.len() + 1, "{after}, {variation}");
+        }
+        if opened {
+            assert!(after > 2, "{after} directory flushes");
+            return;
+        }
+    }
+}
+
+#[test]
 fn nothing_is_deleted_before_the_mark_that_says_so_is_durable() {
     let mut rig = Rig::new();
     for _ in 0..4 {

@@ -183,7 +183,7 @@ fn waver(log: &mut Log, preparer: &mut Preparer, board: &Board, truncations: &Mu
         rng = rng.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (rng >> 33) % below
     };
-    for generation in 0..3000_u64 {
+    for generation in 0..10_000_u64 {
         for _ in 0..1 + draw(3) {
             while log.room() < 20 * record_bytes(1000, false) {
                 preparer.step().expect("memory");

@@ -188,7 +188,7 @@ fn waver(log: &mut Log, preparer: &mut Preparer, board: &Board, truncations: &Mu
             while log.room() < 20 * record_bytes(1000, false) {
                 preparer.step().expect("memory");
             }
-            for _ in 0..draw(20) {
+            for _ in 0..1 + draw(20) {
                 let index = log.last().index.next();
                 let payload = generation.to_le_bytes().repeat(1 + draw(100) as usize);
                 log.append(&header(generation + 1, index), &payload);
@@ -197,7 +197,7 @@ fn waver(log: &mut Log, preparer: &mut Preparer, board: &Board, truncations: &Mu
             board.committed.store(log.last().index.0, Ordering::Release);
         }
         let rest = log.last().index.0 - log.base().index.0;
-        let from = log.last().index.0 + 1 - draw(rest.min(120)).min(rest - 1) - 1;
+        let from = log.last().index.0 - draw(rest.min(120));
         truncations.lock().expect("no panic").push(from);
         log.truncate_from(LogIndex(from), generation + 1);
         if draw(10) == 0 {

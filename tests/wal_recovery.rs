@@ -8,8 +8,9 @@ use std::sync::Arc;
 use oarlock::error::{StorageError, StorageErrorKind};
 use oarlock::simulation::{Fault, FaultError, Operation, SimDisk};
 use oarlock::storage::{OpenMode, Storage};
+use oarlock::wal::{self, LogOptions};
 use oarlock::{EntryId, HardState, LogIndex, NodeId, Term};
-use wal_rig::{DIR, Rig, segment, try_open};
+use wal_rig::{DIR, Rig, members, options, read_all, segment, try_open};
 
 /// Where the first batch of a segment stands.
 const FIRST: usize = 64;
@@ -425,9 +426,48 @@ fn a_crash_at_any_operation_of_opening_is_harmless() {
             } else {
                 disk.kill();
             }
-            let rig = Rig::on(disk);
+            let mut rig = Rig::on(disk);
             assert_eq!(rig.log_ref().base(), base, "after {after} operations");
             assert_eq!(rig.entries(), entries, "after {after} operations");
+            rig.append(9, b"acknowledged");
+            rig.commit();
+            let rig = rig.crash();
+            assert_eq!(rig.entries()[..entries.len()], entries, "after {after} operations");
+            assert_eq!(rig.entries().len(), entries.len() + 1, "after {after} operations");
+        }
+    }
+}
+
+#[test]
+fn names_that_a_failed_start_could_not_flush_are_not_relied_upon() {
+    let mut rig = Rig::new();
+    rig.roll(1);
+    rig.append(2, b"readable");
+    rig.commit();
+    let entries = rig.entries();
+    let disk = rig.kill();
+    for after in 0.. {
+        let mut opened = false;
+        for variation in 0..8 {
+            let disk = Arc::new((*disk).clone());
+            for _ in 0..variation {
+                disk.random().expect("a number");
+            }
+            let operation = Some(Operation::SyncDir);
+            disk.fail(Fault { operation, after, error: FaultError::Io, lasting: false });
+            opened = Rig::try_on(Arc::clone(&disk)).is_ok();
+            disk.clear_faults();
+            disk.kill();
+            let mut rig = Rig::on(disk);
+            rig.append(9, b"acknowledged");
+            rig.commit();
+            let rig = rig.crash();
+            assert_eq!(rig.entries()[..entries.len()], entries, "{after}, {variation}");
+            assert_eq!(rig.entries().len(), entries.len() + 1, "{after}, {variation}");
+        }
+        if opened {
+            assert!(after > 2, "{after} directory flushes");
+            return;
         }
     }
 }
@@ -556,4 +596,80 @@ fn other_files_in_the_logs_directory_are_left_alone() {
         try_open(Arc::clone(&disk) as Arc<dyn Storage>, Path::new(DIR)).expect("a good directory"),
     );
     assert!(disk.live_bytes(&note).is_some());
+}
+
+#[test]
+fn a_crash_at_any_operation_of_the_first_start_is_harmless() {
+    for after in 0.. {
+        let disk = Arc::new(SimDisk::new(after));
+        disk.fail(Fault { operation: None, after, error: FaultError::Io, lasting: true });
+        let opened = Rig::try_on(Arc::clone(&disk)).is_ok();
+        disk.clear_faults();
+        disk.crash();
+        let mut rig = Rig::on(disk);
+        rig.append(1, b"first");
+        rig.commit();
+        assert_eq!(rig.crash().entries().len(), 1, "after {after} operations");
+        if opened {
+            assert!(after > 20, "{after} operations");
+            break;
+        }
+    }
+}
+
+#[test]
+fn segments_of_another_size_are_read_and_not_used_again() {
+    let mut rig = Rig::new();
+    for _ in 0..3 {
+        rig.roll(1);
+    }
+    let entries = rig.entries();
+    let disk = rig.kill();
+    let larger = LogOptions { segment_bytes: 1 << 17, ..options() };
+    let open = |options: &LogOptions| {
+        let disk = Arc::clone(&disk) as Arc<dyn Storage>;
+        wal::open(disk, Path::new(DIR), NodeId(1), "test", &members(), options).expect("good")
+    };
+    let mut opened = open(&larger);
+    assert_eq!(read_all(&opened.log), entries);
+    while opened.preparer.step().expect("a good disk") {}
+    drop(opened);
+    disk.kill();
+    assert_eq!(read_all(&open(&options()).log), entries);
+}
+
+#[test]
+fn truncated_terms_leave_nothing_of_their_shape() {
+    let mut rig = Rig::new();
+    for term in [1, 2, 3] {
+        rig.append(term, b"");
+        rig.append(term, b"");
+    }
+    rig.commit();
+    rig.truncate_from(4);
+    rig.append(5, b"");
+    rig.commit();
+    let rig = rig.restart();
+    let runs: Vec<_> =
+        rig.opened.recovered.entries.runs.iter().map(|run| (run.first.0, run.term.0)).collect();
+    assert_eq!(runs, [(1, 1), (3, 2), (4, 5)]);
+}
+
+#[test]
+fn a_truncation_after_a_restart_knows_the_terms_from_before_it() {
+    let mut rig = Rig::new();
+    for term in [1, 2, 3] {
+        rig.append(term, b"");
+    }
+    rig.commit();
+    let mut rig = rig.restart();
+    rig.truncate_from(3);
+    assert_eq!(rig.log().last(), EntryId::new(Term(2), LogIndex(2)));
+    rig.truncate_from(2);
+    assert_eq!(rig.log().last(), EntryId::new(Term(1), LogIndex(1)));
+    rig.append(4, b"");
+    rig.commit();
+    assert_eq!(rig.log().last(), EntryId::new(Term(4), LogIndex(2)));
+    let entries = rig.entries();
+    assert_eq!(rig.restart().entries(), entries);
 }

@@ -264,10 +264,12 @@ impl Survey {
         let count = self.chain.len();
         for (at, mut scan) in std::mem::take(&mut self.chain).into_iter().enumerate() {
             let sequence = scan.file.header.sequence;
-            let seal = at + 1 == count && self.unsealed;
-            if seal || Position::new(sequence, scan.end) > self.durable {
+            // The last one is written anew in any case. It gets a seal, or it has one that an earlier start
+            // gave it, and the name of that file may be as little durable as a tail.
+            let last = at + 1 == count;
+            if last || Position::new(sequence, scan.end) > self.durable {
                 read(files, &scan.file, &mut buffer)?;
-                self.rewrite(files, &mut scan, &buffer, seal)?;
+                self.rewrite(files, &mut scan, &buffer, last && self.unsealed)?;
             }
             self.rebuilt.shared.catalog.push(
                 Place::Cold(Arc::new(ColdSegment {

@@ -33,7 +33,15 @@ fn many_worlds_keep_every_promise() {
     println!("{sum:?}");
     // A world in which nothing happens shows nothing.
     if setting("OARLOCK_SEEDS", 60) >= 60 {
-        let happened = [sum.crashes, sum.lost, sum.leaders, sum.acknowledged, sum.refused, sum.unknown, sum.reads];
+        let happened = [
+            sum.crashes,
+            sum.lost,
+            sum.leaders,
+            sum.acknowledged,
+            sum.refused,
+            sum.unknown,
+            sum.reads,
+        ];
         assert!(happened.iter().all(|&count| count > 100), "{sum:?}");
     }
 }

@@ -46,6 +46,7 @@ pub(crate) struct Parts {
     pub(crate) last_time: u64,
 }
 
+#[expect(clippy::struct_excessive_bools, reason = "independent facts, not a state in disguise")]
 pub(crate) struct CoreLoop<S: StateMachine> {
     pub(super) shared: Arc<Shared<S>>,
     pub(super) core: Core,

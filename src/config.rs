@@ -47,7 +47,7 @@ pub struct Config {
     pub max_pending_proposals: usize,
     /// The most bytes of commands that may be unanswered at once; further ones wait at the door.
     pub max_pending_bytes: usize,
-    /// The most bytes of commands that enter the log in one step.
+    /// The most bytes of records that enter the log in one step: commands, and 40 to 48 bytes for each.
     pub max_batch_bytes: usize,
     /// The most bytes in one message to a follower.
     pub max_append_bytes: usize,
@@ -185,9 +185,9 @@ impl Config {
                 "must be less than half of segment_bytes",
             ),
             (
-                self.max_batch_bytes <= self.segment_bytes,
+                2 * self.max_batch_bytes <= self.segment_bytes,
                 "max_batch_bytes",
-                "must not exceed segment_bytes",
+                "must not exceed half of segment_bytes",
             ),
             (
                 self.max_append_bytes <= self.segment_bytes,

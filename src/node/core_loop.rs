@@ -19,7 +19,6 @@ use crate::clock::Time;
 use crate::consensus::{Core, Generation as LogGeneration, Input};
 use crate::error::StopCause;
 use crate::message::{Envelope, Message, ReadRound};
-use crate::record::record_bytes;
 use crate::slices::Slices;
 use crate::state_machine::StateMachine;
 use crate::transport::{PeerEvent, PeerLane, Transport};
@@ -28,6 +27,9 @@ use crate::wal::{Fetch, Log, Memory, Position};
 
 /// Messages from other nodes that are handled before the loop looks elsewhere.
 const MAX_MESSAGES_A_STEP: usize = 64;
+/// Bytes of the log that are kept for the no-ops of terms to come: a node that has no room for longer than
+/// `stuck_after` does not campaign, and in that time there are few elections.
+const RESERVED_ROOM: usize = 4096;
 /// The most bytes of entries that are applied on this thread at once.
 const MAX_APPLIED_HERE: usize = 64 << 10;
 /// How long proposals that are in the log may take to be answered once the node is told to stop.
@@ -76,6 +78,8 @@ pub(crate) struct CoreLoop<S: StateMachine> {
     pub(super) backlog: Backlog,
     refused_messages: u64,
     fit: bool,
+    /// When the log last had room for this node's own entries.
+    had_room: Time,
     /// The machine says that applying is short, and it has not been otherwise.
     applies_here: bool,
     closing: Closing,
@@ -120,6 +124,7 @@ impl<S: StateMachine> CoreLoop<S> {
             backlog: Backlog::default(),
             refused_messages: 0,
             fit: true,
+            had_room: now,
             applies_here: S::APPLY_IS_SHORT,
             closing: Closing::No,
         };
@@ -170,7 +175,8 @@ impl<S: StateMachine> CoreLoop<S> {
         let message = match message {
             Message::Append(append) => {
                 let room = self.room();
-                match received::check(append, &records, room, &mut self.last_time) {
+                let max_record = self.log.max_record_bytes();
+                match received::check(append, &records, max_record, room, &mut self.last_time) {
                     Ok(append) => Message::Append(append),
                     Err(error) => return self.refuse(from, &error),
                 }
@@ -191,7 +197,21 @@ impl<S: StateMachine> CoreLoop<S> {
         if self.backlog.bytes(self.shared.applied.get()) > self.shared.config.max_unapplied_bytes {
             return 0;
         }
-        self.log.room()
+        self.log.room().saturating_sub(RESERVED_ROOM)
+    }
+
+    /// Whether a piece of work of this node has taken too long: a flush, a batch of entries, or making
+    /// room in the log.
+    fn is_stuck(&mut self) -> bool {
+        if self.log.room() >= RESERVED_ROOM {
+            self.had_room = self.now;
+        }
+        let longest = [
+            self.shared.wal.busy.lasts(self.now),
+            self.shared.apply.busy.lasts(self.now),
+            self.now.since(self.had_room),
+        ];
+        longest.into_iter().any(|lasts| lasts > self.shared.config.stuck_after)
     }
 
     /// Lets the next proposals into the log; true if more wait and may be let in.
@@ -200,12 +220,10 @@ impl<S: StateMachine> CoreLoop<S> {
             self.shared.inbox.clear();
             return false;
         }
-        let Some((count, bytes)) = self.shared.inbox.next_bytes() else {
+        let Some(bytes) = self.shared.inbox.next_bytes() else {
             return false;
         };
-        // Each record is rounded up on its own.
-        if self.core.role() == Role::Leader && self.room() < count * record_bytes(8, false) + bytes
-        {
+        if self.core.role() == Role::Leader && self.room() < bytes {
             return false;
         }
         let Some(generation) = self.shared.inbox.take() else {
@@ -239,13 +257,11 @@ impl<S: StateMachine> CoreLoop<S> {
             // ticks would look like silence of the leader.
             self.next_tick = self.now.after(self.shared.config.tick);
         }
-        let stuck_after = self.shared.config.stuck_after;
-        let stuck = self.shared.wal.busy.lasts(self.now) > stuck_after
-            || self.shared.apply.busy.lasts(self.now) > stuck_after;
+        let stuck = self.is_stuck();
         if stuck == self.fit {
             self.fit = !stuck;
-            let state = if stuck { "stuck: gives up leading" } else { "moving again" };
-            log::warn!("node={} disk or state machine {state}", self.me.node);
+            let state = if stuck { "stuck; not leading meanwhile" } else { "moving again" };
+            log::warn!("node={} disk or state machine is {state}", self.me.node);
             self.feed(Input::Fit(self.fit));
         }
         self.feed(Input::Tick);

@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 
 use super::group::{Group, Unplaced};
 use super::stop::Stop;
+use crate::record::record_bytes;
 use crate::wake::Waker;
 
 /// Stands for the length of a proposal that was withdrawn.
@@ -32,6 +33,8 @@ pub(crate) struct Generation<R> {
     bytes: Vec<u8>,
     /// The length of each.
     lengths: Vec<u32>,
+    /// What the commands take in the log, an upper bound.
+    record_bytes: usize,
     /// The longest that anybody waits for an answer.
     max_wait: Duration,
 }
@@ -204,9 +207,11 @@ impl<R> Inbox<R> {
     }
 
     fn push(&self, state: &mut State<R>, command: &[u8], wait: Duration) -> Place<R> {
-        let room = state.generations.back().is_some_and(|generation| {
-            generation.bytes.len() + command.len() <= self.max_batch_bytes
-        });
+        let record = record_bytes(command.len(), false);
+        let room = state
+            .generations
+            .back()
+            .is_some_and(|generation| generation.record_bytes + record <= self.max_batch_bytes);
         if !room {
             let (bytes, lengths) = state.spare.pop().unwrap_or_default();
             let group = Unplaced::new(Arc::new(Group::new(Arc::clone(&self.stop))));
@@ -217,12 +222,14 @@ impl<R> Inbox<R> {
                 group,
                 bytes,
                 lengths,
+                record_bytes: 0,
                 max_wait: Duration::ZERO,
             });
         }
         let generation = state.generations.back_mut().expect("just pushed");
         generation.bytes.extend_from_slice(command);
         generation.lengths.push(command.len() as u32);
+        generation.record_bytes += record;
         generation.max_wait = generation.max_wait.max(wait);
         Place {
             group: generation.group.share(),
@@ -285,11 +292,9 @@ impl<R> Inbox<R> {
         true
     }
 
-    /// The bytes of the generation that is next, if there is one: whether there is room for it in the
-    /// log is the core's to see.
-    pub(crate) fn next_bytes(&self) -> Option<(usize, usize)> {
-        let state = self.state.lock();
-        state.generations.front().map(|next| (next.lengths.len(), next.bytes.len()))
+    /// What the generation that is next takes in the log, if there is one.
+    pub(crate) fn next_bytes(&self) -> Option<usize> {
+        self.state.lock().generations.front().map(|next| next.record_bytes)
     }
 
     /// Takes the generation that is next.
@@ -387,7 +392,7 @@ mod tests {
 
     #[test]
     fn what_comes_between_two_visits_is_one_generation() {
-        let inbox = inbox(10, 100, 100);
+        let inbox = inbox(10, 100, 10_000);
         let (first, second) = (put(&inbox, b"a").expect("room"), put(&inbox, b"").expect("room"));
         assert!(Arc::ptr_eq(&first.group, &second.group));
         let generation = inbox.take().expect("two commands");
@@ -399,8 +404,9 @@ mod tests {
 
     #[test]
     fn a_generation_holds_one_batch() {
-        let inbox = inbox(10, 100, 4);
-        for command in [&b"aaa"[..], b"b", b"c"] {
+        // As records: a command without bytes takes room in the log, too.
+        let inbox = inbox(10, 100, 2 * record_bytes(8, false));
+        for command in [&b""[..], b"b", b"c"] {
             put(&inbox, command).expect("room");
         }
         assert_eq!(inbox.take().expect("full").count(), 2);
@@ -409,7 +415,7 @@ mod tests {
 
     #[test]
     fn a_withdrawn_command_never_gets_in_and_frees_its_room() {
-        let inbox = inbox(3, 100, 100);
+        let inbox = inbox(3, 100, 10_000);
         let places: Vec<_> = [&b"aa"[..], b"bb", b"cc"]
             .iter()
             .map(|command| put(&inbox, command).expect("room"))
@@ -426,7 +432,7 @@ mod tests {
 
     #[test]
     fn bytes_are_counted_as_well() {
-        let inbox = inbox(10, 10, 100);
+        let inbox = inbox(10, 10, 10_000);
         put(&inbox, &[0; 6]).expect("room");
         assert_eq!(put(&inbox, &[0; 5]).expect_err("too many bytes"), Refused::Busy);
         put(&inbox, &[0; 4]).expect("just fits");
@@ -436,7 +442,7 @@ mod tests {
 
     #[test]
     fn room_is_given_first_come_first_served() {
-        let inbox = inbox(10, 10, 100);
+        let inbox = inbox(10, 10, 10_000);
         put(&inbox, &[0; 10]).expect("room");
         let deadline = Instant::now() + WAIT;
         let (order, served) = crossbeam_channel::unbounded();
@@ -469,7 +475,7 @@ mod tests {
 
     #[test]
     fn whoever_gives_up_lets_those_behind_pass() {
-        let inbox = inbox(10, 10, 100);
+        let inbox = inbox(10, 10, 10_000);
         put(&inbox, &[0; 8]).expect("room");
         let patient = {
             let inbox = Arc::clone(&inbox);
@@ -491,7 +497,7 @@ mod tests {
 
     #[test]
     fn closing_tells_those_who_wait_and_those_who_come() {
-        let inbox = inbox(1, 10, 100);
+        let inbox = inbox(1, 10, 10_000);
         let queued = put(&inbox, b"a").expect("room");
         let waiting = {
             let inbox = Arc::clone(&inbox);

@@ -11,10 +11,12 @@ use crate::types::EntryId;
 /// `room` bytes: a shorter append is a good append as well. Raises `time` to that of the last of them.
 ///
 /// # Errors
-/// What is wrong with the records; then none of them may be used.
+/// What is wrong with the records; then none of them may be used. One larger than `max_record_bytes`
+/// cannot be stored here: the nodes' limits differ.
 pub(crate) fn check(
     mut append: Append,
     records: &Slices,
+    max_record_bytes: usize,
     room: usize,
     time: &mut u64,
 ) -> Result<Append, String> {
@@ -27,6 +29,12 @@ pub(crate) fn check(
         let follows = before.index.0.checked_add(1) == Some(id.index.0);
         if !follows || id.term < before.term || id.term > append.term {
             return Err(format!("record {id} after {before} in term {}", append.term));
+        }
+        if record.bytes.len() > max_record_bytes {
+            let bytes = record.bytes.len();
+            return Err(format!(
+                "record {id} has {bytes} bytes, and {max_record_bytes} are the limit"
+            ));
         }
         bytes += record.bytes.len();
         if bytes > room {
@@ -67,7 +75,7 @@ mod tests {
     #[test]
     fn the_shape_is_that_of_the_records() {
         let slices = Slices::from(records(&[(1, 5), (3, 6), (3, 7)]));
-        let entries = check(append(), &slices, usize::MAX, &mut 0).expect("good").entries;
+        let entries = check(append(), &slices, 64, usize::MAX, &mut 0).expect("good").entries;
         assert_eq!((entries.runs.len(), entries.last), (2, LogIndex(7)));
     }
 
@@ -76,14 +84,22 @@ mod tests {
         let slices = Slices::from(records(&[(1, 5), (3, 6), (3, 7)]));
         let fits_two = 2 * slices.len() / 3;
         assert_eq!(
-            check(append(), &slices, fits_two, &mut 0).expect("good").entries.last,
+            check(append(), &slices, 64, fits_two, &mut 0).expect("good").entries.last,
             LogIndex(6)
         );
         assert_eq!(
-            check(append(), &slices, fits_two - 1, &mut 0).expect("good").entries.last,
+            check(append(), &slices, 64, fits_two - 1, &mut 0).expect("good").entries.last,
             LogIndex(5)
         );
-        assert!(check(append(), &slices, 0, &mut 0).expect("good").entries.is_empty());
+        assert!(check(append(), &slices, 64, 0, &mut 0).expect("good").entries.is_empty());
+    }
+
+    #[test]
+    fn a_record_that_no_segment_here_could_hold_is_refused() {
+        let slices = Slices::from(records(&[(1, 5)]));
+        let bytes = slices.len();
+        assert!(check(append(), &slices, bytes, usize::MAX, &mut 0).is_ok());
+        assert!(check(append(), &slices, bytes - 1, usize::MAX, &mut 0).is_err());
     }
 
     #[test]
@@ -97,7 +113,7 @@ mod tests {
             &[(1, 5), (1, 5)],
         ] {
             let slices = Slices::from(records(bad));
-            assert!(check(append(), &slices, usize::MAX, &mut 0).is_err(), "{bad:?}");
+            assert!(check(append(), &slices, 64, usize::MAX, &mut 0).is_err(), "{bad:?}");
         }
     }
 
@@ -105,6 +121,6 @@ mod tests {
     fn a_damaged_record_spoils_the_append() {
         let mut bytes = records(&[(1, 5), (3, 6)]);
         *bytes.last_mut().expect("not empty") ^= 1;
-        assert!(check(append(), &Slices::from(bytes), usize::MAX, &mut 0).is_err());
+        assert!(check(append(), &Slices::from(bytes), 64, usize::MAX, &mut 0).is_err());
     }
 }

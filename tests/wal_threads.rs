@@ -119,8 +119,8 @@ fn flush(board: &Board, mut flusher: Flusher) {
     let _alarm = Alarm(board);
     while !board.is_over() {
         let target = Position::from_word(board.target.load(Ordering::Acquire));
-        let flushed = flusher.flush(target).expect("a good disk");
-        board.flushed.store(flushed.to_word(), Ordering::Release);
+        let done = flusher.flush(target).expect("a good disk");
+        board.flushed.store(done.to_word(), Ordering::Release);
         thread::yield_now();
     }
 }
@@ -184,11 +184,11 @@ fn waver(log: &mut Log, preparer: &mut Preparer, board: &Board, truncations: &Mu
         (rng >> 33) % below
     };
     for generation in 0..10_000_u64 {
-        for _ in 0..1 + draw(3) {
+        for _ in 0..=draw(3) {
             while log.room() < 20 * record_bytes(1000, false) {
                 preparer.step().expect("memory");
             }
-            for _ in 0..1 + draw(20) {
+            for _ in 0..=draw(20) {
                 let index = log.last().index.next();
                 let payload = generation.to_le_bytes().repeat(1 + draw(100) as usize);
                 log.append(&header(generation + 1, index), &payload);

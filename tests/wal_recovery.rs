@@ -297,10 +297,11 @@ fn a_lower_index_without_a_truncation_is_damage_wherever_it_stands() {
 }
 
 #[test]
-fn a_lower_term_and_a_batch_that_follows_another_entry_are_damage() {
+fn a_lower_term_and_a_batch_that_follows_another_entry_or_mark_are_damage() {
     let (rig, starts) = five(false);
     let disk = rig.kill();
-    let changes: [(usize, u64); 3] = [(MARK + 16, 0), (64, 3), (56, 2)];
+    let other_mark = 1 << 32 | starts[2] as u64;
+    let changes: [(usize, u64); 4] = [(MARK + 16, 0), (64, 3), (56, 2), (24, other_mark)];
     for (offset, value) in changes {
         let disk = Arc::new((*disk).clone());
         disk.rot(&segment(1), |bytes| {

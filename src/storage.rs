@@ -51,7 +51,8 @@ pub(crate) fn os_random() -> io::Result<u128> {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     {
         // Waits until the system has gathered entropy, early in a boot; so few bytes are never cut short.
-        let filled = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
+        let flags = rustix::rand::GetRandomFlags::empty();
+        let filled = rustix::io::retry_on_intr(|| rustix::rand::getrandom(&mut bytes, flags))?;
         assert_eq!(filled, bytes.len(), "getrandom filled {filled} bytes");
     }
     #[cfg(not(any(target_os = "linux", target_os = "android")))]

@@ -144,7 +144,8 @@ impl StorageFile for DiskFile {
     }
 
     fn allocate(&self, len: u64) -> io::Result<()> {
-        match rustix::fs::fallocate(&self.0, FallocateFlags::empty(), 0, len) {
+        let reserve = || rustix::fs::fallocate(&self.0, FallocateFlags::empty(), 0, len);
+        match rustix::io::retry_on_intr(reserve) {
             Ok(()) => Ok(()),
             Err(Errno::OPNOTSUPP | Errno::NOSYS) => fill(&self.0, len),
             Err(error) => Err(error.into()),

@@ -307,7 +307,7 @@ impl Identity {
             return Err(damaged("an identity file"));
         }
         if bytes[CRC] != checksum(bytes).to_le_bytes() {
-            return Err(damaged("another checksum").at_offset(CRC.start as u64));
+            return Err(damaged("bytes that fit their checksum").at_offset(CRC.start as u64));
         }
         if u32_at(8) != VERSION {
             let kind = StorageErrorKind::UnknownVersion { supported: VERSION, found: u32_at(8) };

@@ -119,8 +119,8 @@ fn flush(board: &Board, mut flusher: Flusher) {
     let _alarm = Alarm(board);
     while !board.is_over() {
         let target = Position::from_word(board.target.load(Ordering::Acquire));
-        let flushed = flusher.flush(target).expect("a good disk");
-        board.flushed.store(flushed.to_word(), Ordering::Release);
+        let done = flusher.flush(target).expect("a good disk");
+        board.flushed.store(done.to_word(), Ordering::Release);
         thread::yield_now();
     }
 }

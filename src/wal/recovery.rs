@@ -549,3 +549,38 @@ fn later_durable(bytes: &[u8], from: usize, header: &SegmentHeader) -> Position 
         .max()
         .unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{BootCount, Incarnation, NodeId};
+
+    #[test]
+    fn a_mark_of_another_boot_sequence_or_place_counts_for_nothing() {
+        let header = SegmentHeader {
+            sequence: 3,
+            node: NodeId(1),
+            incarnation: Incarnation(5),
+            boot: BootCount(7),
+            bytes: 1 << 16,
+        };
+        let mark = Mark {
+            batch_bytes: MARK_BYTES as u32,
+            position: Position::new(3, 128),
+            durable: Position::new(3, 64),
+            boot: BootCount(7),
+            ..Mark::default()
+        };
+        let found = |mark: Mark| {
+            let mut bytes = vec![0; 256];
+            bytes[128..128 + MARK_BYTES].copy_from_slice(&mark.encode());
+            let later = later_durable(&bytes, SEGMENT_HEADER_BYTES, &header) != Position::default();
+            assert_eq!(check_batch(&bytes, 128, &header).is_ok(), later);
+            later
+        };
+        assert!(found(mark));
+        assert!(!found(Mark { boot: BootCount(6), ..mark }));
+        assert!(!found(Mark { position: Position::new(2, 128), ..mark }));
+        assert!(!found(Mark { position: Position::new(3, 136), ..mark }));
+    }
+}

@@ -60,9 +60,11 @@ impl Tapped {
         // Until what each says of itself is up to date.
         until(|| {
             let statuses: Vec<Status> = nodes.iter().map(Node::status).collect();
-            statuses
-                .iter()
-                .all(|status| status.last.index == LogIndex(2) && status.applied == LogIndex(2))
+            statuses.iter().all(|status| {
+                status.last == statuses[0].last
+                    && status.applied == status.last.index
+                    && status.applied > LogIndex(1)
+            })
         });
         Self { nodes, inbounds, leader }
     }

@@ -11,7 +11,7 @@ use oarlock::{Applied, Config, EntryId, LogIndex, Node, NodeId, StartError, Stat
 
 use crate::journal::{Journal, PATIENCE, member, until};
 
-/// Every file below a directory, with its bytes.
+/// Every file below a directory, with its bytes; without those that vanish meanwhile.
 fn contents(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut files = BTreeMap::new();
     for entry in fs::read_dir(dir).expect("a directory") {
@@ -19,8 +19,7 @@ fn contents(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
         if path.is_dir() {
             files.insert(path.clone(), Vec::new());
             files.append(&mut contents(&path));
-        } else {
-            let bytes = fs::read(&path).expect("a file");
+        } else if let Ok(bytes) = fs::read(&path) {
             files.insert(path, bytes);
         }
     }

@@ -2,7 +2,7 @@
 
 use crate::codec;
 use crate::membership::Membership;
-use crate::message::Append;
+use crate::message::{Append, Entries};
 use crate::record::{EntryKind, Records};
 use crate::slices::Slices;
 use crate::types::EntryId;
@@ -20,6 +20,8 @@ pub(crate) fn check(
     room: usize,
     time: &mut u64,
 ) -> Result<Append, String> {
+    // What the message itself says of its entries is only good within the sender.
+    append.entries = Entries::default();
     let mut before = append.prev;
     let mut bytes = 0;
     for record in Records::checked(records) {

@@ -189,7 +189,7 @@ impl Config {
                 "must be less than half of segment_bytes",
             ),
             (
-                2 * self.max_batch_bytes <= self.segment_bytes,
+                self.max_batch_bytes <= self.segment_bytes / 2,
                 "max_batch_bytes",
                 "must not exceed half of segment_bytes",
             ),

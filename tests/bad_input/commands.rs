@@ -25,7 +25,7 @@ impl StateMachine for Scribe {
             }
             Some(b'?') => panic!("what is this?"),
             // Replaces the buffer instead of appending to it.
-            Some(b'=') => *out = command.clone(),
+            Some(b'=') => out.clone_from(command),
             Some(b'-') => out.clear(),
             _ => out.extend_from_slice(command),
         }

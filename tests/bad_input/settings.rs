@@ -44,15 +44,15 @@ const CASES: [Case; 24] = [
     ("stuck_after", "not be zero", |config| config.stuck_after = Duration::ZERO),
     ("segment_bytes", "multiple of 65536", |config| config.segment_bytes += 4096),
     ("segment_bytes", "between 64 KiB and 1 GiB", |config| {
-        config.segment_bytes = (1 << 30) + (1 << 16)
+        config.segment_bytes = (1 << 30) + (1 << 16);
     }),
     ("max_entry_bytes", "less than half of segment_bytes", |config| {
         config.max_entry_bytes = config.segment_bytes / 2 - 63;
-        config.max_batch_bytes = config.segment_bytes;
+        config.max_batch_bytes = config.segment_bytes / 2;
         config.max_append_bytes = config.segment_bytes;
     }),
-    ("max_batch_bytes", "not exceed segment_bytes", |config| {
-        config.max_batch_bytes = config.segment_bytes + 1;
+    ("max_batch_bytes", "not exceed half of segment_bytes", |config| {
+        config.max_batch_bytes = config.segment_bytes / 2 + 1;
     }),
     ("max_append_bytes", "not exceed segment_bytes", |config| {
         config.max_append_bytes = config.segment_bytes + 1;

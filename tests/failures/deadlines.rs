@@ -24,6 +24,7 @@ fn ends<T: Send + 'static>(what: &str, call: impl FnOnce() -> T + Send + 'static
 
 const SHORT: Duration = Duration::from_millis(100);
 
+#[expect(clippy::too_many_lines, reason = "one call after the other")]
 #[test]
 fn every_call_ends_by_its_deadline_when_nothing_moves() {
     // known bugs 27 and 28: nobody waits for ever, and what is not known is called unknown.

@@ -192,7 +192,9 @@ fn a_full_disk_stops_its_node_with_a_typed_error_and_the_others_go_on() {
     let mut acknowledged = Vec::new();
     let mut value = 0;
     while old.status().stopped.is_none() {
-        for outcome in old.submit_many(value..value + 500).map_or(vec![], |many| many.wait_all()) {
+        for outcome in
+            old.submit_many(value..value + 500).map_or(vec![], oarlock::Tickets::wait_all)
+        {
             if is_acknowledged(outcome) {
                 acknowledged.push(value);
             }

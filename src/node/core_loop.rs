@@ -404,6 +404,10 @@ impl<S: StateMachine> CoreLoop<S> {
         });
         self.shared.inbox.clear();
         drop(self.proposals.take());
+        // The `apply` loop may have ended before these came, and nobody else answers them.
+        let mut late = Vec::new();
+        self.shared.apply.take(&mut late);
+        drop(late);
         let cause = self.shared.stop.cause_or_shutdown();
         let readers = self.readers.drain(..).map(|(_, group)| group).chain(self.reader.take());
         for group in readers {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use oarlock::wal::Memory;
 use oarlock::{
-    Cluster, Config, Consistency, EntryId, Node, ProposeError, ReadError, Role, StopCause,
+    Cluster, Config, Consistency, EntryId, Node, ProposeError, ReadError, Role, StopCause, Tickets,
     UnknownCause,
 };
 
@@ -258,4 +258,47 @@ fn a_last_handle_that_is_dropped_inside_apply_only_signals() {
         let machine = Fragile::default();
         Node::builder(1, machine).memory(&memory).members([(1, "")]).start().is_ok()
     });
+}
+
+#[test]
+fn proposals_that_enter_the_log_while_the_node_stops_are_told_why_as_well() {
+    // known bug 27: nobody is left to wait for a deadline, however the threads end.
+    let config = Config { propose_timeout: Duration::from_secs(10), ..Config::small() };
+    for _ in 0..6 {
+        let node = Node::builder(1, Fragile::default())
+            .in_memory()
+            .members([(1, "")])
+            .config(config.clone())
+            .start()
+            .expect("starts");
+        until(|| node.status().role == Role::Leader);
+        let clients: Vec<_> = (0..4)
+            .map(|_| {
+                let node = node.clone();
+                thread::spawn(move || {
+                    // Without a pause, so that the node stops in the middle of it.
+                    let mut taken = Vec::new();
+                    while let Ok(tickets) = node.submit_many((0..16).map(Order::Add)) {
+                        taken.push(tickets);
+                    }
+                    for outcome in taken.into_iter().flat_map(Tickets::wait_all) {
+                        match outcome {
+                            Ok(_) => {}
+                            Err(
+                                ProposeError::Stopped { cause, .. }
+                                | ProposeError::Unknown {
+                                    cause: UnknownCause::Stopped(cause), ..
+                                },
+                            ) => assert_eq!(blamed(&cause).1, "3 is too much"),
+                            Err(other) => panic!("{other:?}"),
+                        }
+                    }
+                })
+            })
+            .collect();
+        assert!(node.propose(Order::Panic(3)).is_err());
+        for client in clients {
+            client.join().expect("everybody is told why");
+        }
+    }
 }

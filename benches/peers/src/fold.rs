@@ -62,6 +62,9 @@ impl StateMachine for Fold {
     type Command = Arc<[u8]>;
     type Response = u64;
 
+    // raft-rs applies on the node's thread as well.
+    const APPLY_IS_SHORT: bool = true;
+
     fn encode(command: &Arc<[u8]>, out: &mut Vec<u8>) -> Result<(), EncodeError> {
         out.extend_from_slice(command);
         Ok(())

@@ -5,7 +5,7 @@
 //! a busy thread cost one token.
 
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
@@ -24,6 +24,9 @@ pub(crate) struct Wakeup {
 /// The most times a thread gives way before it sleeps. Sleeping and being woken costs some 25 µs of
 /// latency and 7 µs of CPU where cores are few; giving way costs a fraction of a microsecond.
 const MAX_YIELDS: u32 = 32;
+
+/// A sleep that is over so soon was not worth its cost.
+const SHORT_SLEEP: Duration = Duration::from_micros(100);
 
 impl Waker {
     /// A waker and what it wakes.
@@ -48,17 +51,21 @@ impl Wakeup {
     pub(crate) fn wait(&mut self, timeout: Option<Duration>) {
         for _ in 0..self.yields {
             if self.taken() {
-                self.yields = MAX_YIELDS.min(self.yields * 2);
                 return;
             }
             thread::yield_now();
         }
-        // Give way less often while it does not pay, but never stop trying.
-        self.yields = (self.yields / 2).max(1);
+        let asleep = Instant::now();
         match timeout {
             // Disconnected: every waker is gone, and so is the node; the caller sees that it stops.
             Some(timeout) => drop(self.token.recv_timeout(timeout)),
             None => drop(self.token.recv()),
         }
+        // Had giving way a little longer saved the sleep? Never stop trying, nor try for ever.
+        self.yields = if asleep.elapsed() < SHORT_SLEEP {
+            MAX_YIELDS.min(self.yields * 2)
+        } else {
+            (self.yields / 2).max(1)
+        };
     }
 }

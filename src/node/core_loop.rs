@@ -31,7 +31,7 @@ const MAX_MESSAGES_A_STEP: usize = 64;
 /// `stuck_after` does not campaign, and in that time there are few elections.
 const RESERVED_ROOM: usize = 4096;
 /// The most bytes of entries that are applied on this thread at once.
-const MAX_APPLIED_HERE: usize = 64 << 10;
+const MAX_APPLIED_HERE: usize = 512 << 10;
 /// How long proposals that are in the log may take to be answered once the node is told to stop.
 const MAX_DRAIN: Duration = Duration::from_millis(500);
 

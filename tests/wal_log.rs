@@ -411,6 +411,23 @@ fn entries_in_segments_that_are_not_mapped_are_read_from_their_files() {
 }
 
 #[test]
+fn what_is_not_flushed_yet_is_not_read_from_its_file() {
+    let mut rig = Rig::new();
+    rig.prepare();
+    while rig.log().room() > 1 << 16 {
+        rig.append(1, &[3; 1000]);
+        rig.log().publish();
+    }
+    rig.prepare();
+    let entries = rig.entries();
+    assert!(entries.len() > 100);
+    assert_eq!(entries.len() as u64, rig.log().last().index.0);
+    rig.commit();
+    rig.prepare();
+    assert_eq!(rig.entries(), entries);
+}
+
+#[test]
 fn a_log_that_was_opened_again_is_read_from_its_files() {
     let mut rig = Rig::new();
     rig.append(1, b"one");

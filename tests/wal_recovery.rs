@@ -536,11 +536,11 @@ fn released_in_vain(seed: u64) -> (Arc<SimDisk>, LogIndex) {
 #[test]
 fn a_mark_that_is_readable_and_not_durable_deletes_nothing() {
     // The power is cut during recovery, and the mark is gone.
-    let mut lost = 0;
+    let mut runs_without = 0;
     for seed in 0..6 {
         let (disk, last) = released_in_vain(seed);
         let base_after_crash = Rig::on(Arc::new(disk.durable_copy())).opened.recovered.base;
-        lost += u64::from(base_after_crash == EntryId::ZERO);
+        runs_without += u64::from(base_after_crash == EntryId::ZERO);
         let copy = Arc::new((*disk).clone());
         assert!(Rig::on(copy).opened.recovered.base.index > LogIndex(100), "the mark is readable");
         for after in 0.. {
@@ -556,7 +556,7 @@ fn a_mark_that_is_readable_and_not_durable_deletes_nothing() {
             }
         }
     }
-    assert!(lost > 0, "in no run was the mark lost");
+    assert!(runs_without > 0, "in no run was the mark lost");
 }
 
 #[test]

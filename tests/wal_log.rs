@@ -411,6 +411,24 @@ fn entries_in_segments_that_are_not_mapped_are_read_from_their_files() {
 }
 
 #[test]
+fn what_is_not_flushed_yet_is_not_read_from_its_file() {
+    let mut rig = Rig::new();
+    rig.prepare();
+    while rig.log().room() > 20_000 {
+        let index = rig.log().last().index.next();
+        rig.log().append(&header(1, index), &[3; 1000]);
+        rig.log().publish();
+    }
+    rig.prepare();
+    let entries = rig.entries();
+    assert!(entries.len() > 120, "{} entries in three segments", entries.len());
+    assert_eq!(entries.len() as u64, rig.log().last().index.0);
+    rig.commit();
+    rig.prepare();
+    assert_eq!(rig.entries(), entries);
+}
+
+#[test]
 fn a_log_that_was_opened_again_is_read_from_its_files() {
     let mut rig = Rig::new();
     rig.append(1, b"one");

@@ -517,11 +517,10 @@ fn nothing_is_deleted_before_the_mark_that_says_so_is_durable() {
     assert!(after.opened.recovered.base.index > LogIndex(100));
 }
 
-#[test]
-fn a_mark_that_is_readable_and_not_durable_deletes_nothing() {
-    // The mark names a higher oldest segment, the power is cut during recovery, and the mark is gone.
-    let mut rig = Rig::new();
-    for _ in 0..4 {
+/// A log that has let go of segments and could not flush the mark that says so.
+fn released_in_vain(seed: u64) -> (Arc<SimDisk>, LogIndex) {
+    let mut rig = Rig::on(Arc::new(SimDisk::new(seed)));
+    for _ in 0..5 {
         rig.roll(1);
     }
     let last = rig.log().last().index;
@@ -531,24 +530,65 @@ fn a_mark_that_is_readable_and_not_durable_deletes_nothing() {
     rig.disk.fail(lasting(Operation::Sync));
     rig.try_flush(target).expect_err("the disk failed");
     rig.disk.clear_faults();
-    let disk = rig.kill();
-    let first = Arc::new((*disk).clone());
-    let rig = Rig::on(first);
-    assert!(rig.opened.recovered.base.index > LogIndex(100), "read, and then made durable");
-    for after in 0..200 {
-        let disk = Arc::new((*disk).clone());
+    (rig.kill(), last)
+}
+
+#[test]
+fn a_mark_that_is_readable_and_not_durable_deletes_nothing() {
+    // The power is cut during recovery, and the mark is gone.
+    let mut runs_without = 0;
+    for seed in 0..6 {
+        let (disk, last) = released_in_vain(seed);
+        let base_after_crash = Rig::on(Arc::new(disk.durable_copy())).opened.recovered.base;
+        runs_without += u64::from(base_after_crash == EntryId::ZERO);
+        let copy = Arc::new((*disk).clone());
+        assert!(Rig::on(copy).opened.recovered.base.index > LogIndex(100), "the mark is readable");
+        for after in 0.. {
+            let disk = Arc::new((*disk).clone());
+            disk.fail(Fault { operation: None, after, error: FaultError::Io, lasting: true });
+            let opened = Rig::try_on(Arc::clone(&disk)).is_ok();
+            disk.clear_faults();
+            disk.crash_losing_all();
+            let found = Rig::on(disk).log_ref().last().index;
+            assert!(found >= last, "{found} after {after} operations, {last} was durable");
+            if opened {
+                break;
+            }
+        }
+    }
+    assert!(runs_without > 0, "in no run was the mark lost");
+}
+
+#[test]
+fn a_crash_at_any_operation_of_reusing_a_segment_is_harmless() {
+    for after in 0.. {
+        let mut rig = Rig::new();
+        rig.roll(1);
+        let last = rig.log().last().index;
+        rig.log().release(last.prev());
+        rig.cover();
+        let (base, entries) = (rig.log().base(), rig.entries());
+        let disk = Arc::clone(&rig.disk);
         disk.fail(Fault { operation: None, after, error: FaultError::Io, lasting: true });
-        let opened = Rig::try_on(Arc::clone(&disk)).is_ok();
+        let mut reused = true;
+        while rig.opened.preparer.step().unwrap_or_else(|_| {
+            reused = false;
+            false
+        }) {}
         disk.clear_faults();
-        disk.crash_losing_all();
-        let rig = Rig::on(disk);
-        let found = rig.log_ref().last().index;
-        assert!(found >= last, "{found} after {after} operations, {last} was durable");
-        if opened {
+        for power in [SimDisk::kill, SimDisk::crash, SimDisk::crash_losing_all] {
+            let disk = Arc::new((*disk).clone());
+            power(&disk);
+            let rig = Rig::on(disk);
+            assert_eq!(rig.log_ref().base(), base, "after {after} operations");
+            assert_eq!(rig.entries(), entries, "after {after} operations");
+        }
+        if reused {
+            assert!(disk.live_bytes(&segment(1)).is_none(), "{:?}", rig.files());
+            assert!(after > 4, "{after} operations");
             return;
         }
     }
-    panic!("never opened");
 }
 
 #[test]

@@ -236,7 +236,7 @@ fn a_last_handle_that_is_dropped_inside_apply_only_signals() {
     let node = Node::builder(1, machine)
         .memory(&memory)
         .members([(1, "")])
-        .config(Config::small())
+        .config(Config { propose_timeout: Duration::from_secs(2), ..Config::small() })
         .start()
         .expect("starts");
     until(|| node.status().role == Role::Leader);
@@ -249,7 +249,7 @@ fn a_last_handle_that_is_dropped_inside_apply_only_signals() {
     *pocket.lock() = Some(node);
     gate.open();
     match last.wait() {
-        Ok(1) | Err(ProposeError::Unknown { .. }) => {}
+        Ok(1) | Err(ProposeError::Unknown { cause: UnknownCause::Stopped(_), .. }) => {}
         other => panic!("{other:?}"),
     }
     assert!(pocket.lock().is_none());

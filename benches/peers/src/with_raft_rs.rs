@@ -157,7 +157,7 @@ struct Node {
     inboxes: Vec<Sender<Event>>,
     /// For each node, what goes there next.
     outgoing: Vec<Vec<Message>>,
-    fold: Fold,
+    fold: Fold<true>,
     applied: u64,
     compacted: u64,
     /// On the leader: who waits, in the order of the log.

@@ -19,22 +19,22 @@
 //! - Rounds take turns: a change of the machine's mood in the middle meets all. The figure to read is
 //!   the ratio, and the spread beside it says how far to trust it.
 //! - raft-rs leaves threads, batches and answers to the program around it, and that program is written
-//!   to win: see `with_raft_rs.rs`. Each of its choices (yields before sleeping, one proposal message for
-//!   all that waits, no messages for the commit index alone, answers a batch at a time, prefilled and
-//!   recycled files without compression) was kept because it was faster, or no slower.
+//!   to win: see `with_raft_rs.rs`. It yields before it sleeps as often as that pays, makes one proposal
+//!   message of all that waits, sends none for the commit index alone (as `TiKV`), answers a batch at a
+//!   time, and writes prefilled, recycled files without compression.
 //! - All contestants run for as long as a place (memory, disk) is measured; those whose turn it is not
 //!   only tick.
 //!
 //! # What is not
 //!
 //! - Written by Oarlock's authors, on Oarlock's kind of field: one group, one process, no network.
-//!   raft-rs is made for thousands of groups that share threads, disk and batches (TiKV's), which nothing
-//!   here shows. Neither is TCP measured.
+//!   raft-rs is made for thousands of groups that share threads, disk and batches, as in `TiKV`; nothing
+//!   here shows that. Neither is TCP measured.
 //! - raft-rs's contestant does less than a product would: it checks no message, limits no queue, has no
 //!   deadlines, hands no command back, and cannot be read from. Oarlock does all that here as anywhere.
 //! - raft-rs's log in memory carries no checksums; Oarlock's does, and checks them on each follower.
-//! - raft-engine shares one log among many groups and flushes on the thread that writes; raft-rs can be
-//!   given a thread for that (`advance_append_async`). With two cores it gains nothing, with more it may.
+//! - raft-rs's nodes flush on their one thread, so the leader handles nothing meanwhile. raft-rs can be
+//!   given a thread for that (`advance_append_async`), which may gain something where cores are many.
 //! - `MemStorage` is called incomplete by its own documentation and copies more than a storage of one's
 //!   own would have to.
 //! - The load takes part of the same cores, and of the CPU time for each operation.
@@ -42,6 +42,7 @@
 mod fold;
 mod load;
 mod mailbox;
+mod patience;
 mod table;
 mod with_oarlock;
 mod with_raft_rs;

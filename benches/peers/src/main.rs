@@ -15,7 +15,7 @@
 //! # What is fair about it
 //!
 //! - One generator, one state machine, one set of timeouts (10 ms ticks, heartbeats at 10, elections
-//!   from 100), pre-vote and check-quorum on both sides.
+//!   from 300), pre-vote and check-quorum on both sides.
 //! - Rounds take turns: a change of the machine's mood in the middle meets all. The figure to read is
 //!   the ratio, and the spread beside it says how far to trust it.
 //! - raft-rs leaves threads, batches and answers to the program around it, and that program is written
@@ -60,7 +60,7 @@ const NODES: u64 = 3;
 const TICK: Duration = Duration::from_millis(10);
 const HEARTBEAT_TICKS: u32 = 10;
 /// Long, for an election would spoil a race, and both have the same.
-const ELECTION_TICKS: u32 = 100;
+const ELECTION_TICKS: u32 = 300;
 
 const USAGE: &str =
     "options: [--seconds 1] [--rounds 3] [--bytes 256] [--only memory|disk] [--json]";

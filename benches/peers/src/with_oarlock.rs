@@ -26,6 +26,8 @@ impl<const SHORT: bool> Oarlock<SHORT> {
             tick: TICK,
             heartbeat_ticks: HEARTBEAT_TICKS,
             election_ticks: ELECTION_TICKS,
+            // raft-rs does not look whether its disk is stuck.
+            stuck_after: Duration::from_secs(60),
             propose_timeout: Duration::from_secs(60),
             ..Config::default()
         };

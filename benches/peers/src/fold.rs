@@ -9,9 +9,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use oarlock::error::{ApplyError, EncodeError};
 use oarlock::{Applied, EntryId, StateMachine};
 
-/// Folds every command into one number, which is the response.
+/// Folds every command into one number, which is the response. `SHORT`: it tells Oarlock that applying is
+/// short, which is true.
 #[derive(Debug, Default)]
-pub(crate) struct Fold {
+pub(crate) struct Fold<const SHORT: bool> {
     count: u64,
     sum: u64,
     applied: EntryId,
@@ -37,7 +38,7 @@ impl Mirror {
     }
 }
 
-impl Fold {
+impl<const SHORT: bool> Fold<SHORT> {
     pub(crate) fn mirrored_by(mirror: Arc<Mirror>) -> Self {
         Self { mirror, ..Self::default() }
     }
@@ -58,12 +59,11 @@ pub(crate) fn fold(sum: u64, command: &[u8]) -> u64 {
     sum.wrapping_mul(31).wrapping_add(head).wrapping_add(command.len() as u64)
 }
 
-impl StateMachine for Fold {
+impl<const SHORT: bool> StateMachine for Fold<SHORT> {
     type Command = Arc<[u8]>;
     type Response = u64;
 
-    // raft-rs applies on the node's thread as well.
-    const APPLY_IS_SHORT: bool = true;
+    const APPLY_IS_SHORT: bool = SHORT;
 
     fn encode(command: &Arc<[u8]>, out: &mut Vec<u8>) -> Result<(), EncodeError> {
         out.extend_from_slice(command);

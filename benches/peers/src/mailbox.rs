@@ -1,16 +1,18 @@
 //! How the raft-rs side answers a client: raft-rs leaves that to the program.
 //!
 //! One mailbox a client. The node leaves the answers of a whole batch under one hold of the lock, and
-//! the client fetches all that there are at once. A client gives way a few times before it sleeps, which
-//! doubles what blocking clients reach: waking a sleeper is the largest cost of an answer.
+//! the client fetches all that there are at once.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
+use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
-const MAX_YIELDS: u32 = 32;
+use crate::patience::Patience;
+
+/// An answer that takes longer is one that was lost.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Answers on their way to one client, in the order of its proposals.
 #[derive(Debug, Default)]
@@ -31,16 +33,12 @@ impl Mailbox {
     }
 
     /// Waits until there are answers, and swaps them for the empty `taken`.
-    pub(crate) fn take(&self, taken: &mut VecDeque<u64>) {
-        for _ in 0..MAX_YIELDS {
-            if self.filled.load(Ordering::Acquire) {
-                break;
-            }
-            thread::yield_now();
-        }
+    pub(crate) fn take(&self, taken: &mut VecDeque<u64>, patience: &mut Patience) {
+        patience.ask(|| self.filled.load(Ordering::Acquire).then_some(()));
         let mut answers = self.answers.lock();
         while answers.is_empty() {
-            self.arrived.wait(&mut answers);
+            let waited = self.arrived.wait_for(&mut answers, PATIENCE);
+            assert!(!waited.timed_out() || !answers.is_empty(), "a proposal without an answer");
         }
         self.filled.store(false, Ordering::Relaxed);
         std::mem::swap(&mut *answers, taken);

@@ -11,20 +11,23 @@ use crate::fold::{Fold, Mirror};
 use crate::load::{Client, Contestant};
 use crate::{ELECTION_TICKS, HEARTBEAT_TICKS, NODES, Place, TICK};
 
-/// Three nodes with a leader.
-pub(crate) struct Oarlock {
-    leader: Node<Fold>,
+/// Three nodes with a leader. They apply on a thread of its own, or, if the state machine says that this is
+/// `SHORT`, on the one that runs consensus.
+pub(crate) struct Oarlock<const SHORT: bool> {
+    leader: Node<Fold<SHORT>>,
     mirrors: Vec<Arc<Mirror>>,
-    _cluster: Cluster<Fold>,
+    _cluster: Cluster<Fold<SHORT>>,
 }
 
-impl Oarlock {
+impl<const SHORT: bool> Oarlock<SHORT> {
     /// Starts them.
     pub(crate) fn start(place: Place) -> Self {
         let config = Config {
             tick: TICK,
             heartbeat_ticks: HEARTBEAT_TICKS,
             election_ticks: ELECTION_TICKS,
+            // raft-rs does not look whether its disk is stuck.
+            stuck_after: Duration::from_secs(60),
             propose_timeout: Duration::from_secs(60),
             ..Config::default()
         };
@@ -49,10 +52,10 @@ impl Oarlock {
     }
 }
 
-impl Contestant for Oarlock {
-    type Client = OarlockClient;
+impl<const SHORT: bool> Contestant for Oarlock<SHORT> {
+    type Client = OarlockClient<SHORT>;
 
-    fn client(&self) -> OarlockClient {
+    fn client(&self) -> OarlockClient<SHORT> {
         OarlockClient { leader: self.leader.clone(), tickets: VecDeque::new() }
     }
 
@@ -62,12 +65,12 @@ impl Contestant for Oarlock {
 }
 
 /// A handle to the leader and the tickets of what is in flight.
-pub(crate) struct OarlockClient {
-    leader: Node<Fold>,
-    tickets: VecDeque<Ticket<Fold>>,
+pub(crate) struct OarlockClient<const SHORT: bool> {
+    leader: Node<Fold<SHORT>>,
+    tickets: VecDeque<Ticket<Fold<SHORT>>>,
 }
 
-impl Client for OarlockClient {
+impl<const SHORT: bool> Client for OarlockClient<SHORT> {
     fn submit(&mut self, command: &Arc<[u8]>) {
         self.tickets.push_back(self.leader.submit(Arc::clone(command)).expect("taken"));
     }

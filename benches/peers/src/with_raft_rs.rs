@@ -6,7 +6,7 @@
 //! answers leave before it waits for the disk, and `apply` runs inline.
 //!
 //! The log is raft-rs's `MemStorage`, compacted regularly. On disk, raft-engine holds it as well, and
-//! `MemStorage` is the cache in front that entries are read from, as TiKV has one.
+//! `MemStorage` is the cache in front that entries are read from, as `TiKV` has one.
 
 use std::collections::VecDeque;
 use std::path::Path;
@@ -27,12 +27,11 @@ use tempfile::TempDir;
 use crate::fold::{Fold, Mirror};
 use crate::load::{Client, Contestant};
 use crate::mailbox::Mailbox;
+use crate::patience::Patience;
 use crate::{ELECTION_TICKS, HEARTBEAT_TICKS, NODES, Place, TICK};
 
 /// Events that a node takes in one turn.
 const MAX_EVENTS_A_TURN: usize = 4096;
-/// How often a node gives way to other threads before it sleeps. Its channel does so as well, but less.
-const MAX_YIELDS: u32 = 32;
 /// Entries applied between two compactions.
 const COMPACT_EVERY: u64 = 4096;
 /// Bytes in one append message. Larger ones gain nothing here.
@@ -117,6 +116,7 @@ impl Contestant for RaftRs {
             leader: self.leader.clone(),
             mailbox: Arc::default(),
             taken: VecDeque::new(),
+            patience: Patience::default(),
         }
     }
 
@@ -130,6 +130,7 @@ pub(crate) struct RaftRsClient {
     leader: Sender<Event>,
     mailbox: Arc<Mailbox>,
     taken: VecDeque<u64>,
+    patience: Patience,
 }
 
 impl Client for RaftRsClient {
@@ -143,7 +144,7 @@ impl Client for RaftRsClient {
 
     fn wait(&mut self) -> u64 {
         if self.taken.is_empty() {
-            self.mailbox.take(&mut self.taken);
+            self.mailbox.take(&mut self.taken, &mut self.patience);
         }
         self.taken.pop_front().expect("some were taken")
     }
@@ -157,7 +158,7 @@ struct Node {
     inboxes: Vec<Sender<Event>>,
     /// For each node, what goes there next.
     outgoing: Vec<Vec<Message>>,
-    fold: Fold,
+    fold: Fold<true>,
     applied: u64,
     compacted: u64,
     /// On the leader: who waits, in the order of the log.
@@ -212,6 +213,7 @@ impl Node {
         if self.raw.raft.id == 1 {
             self.raw.campaign().expect("the first node may campaign");
         }
+        let mut patience = Patience::default();
         let mut next_tick = Instant::now() + TICK;
         loop {
             while self.raw.has_ready() {
@@ -225,7 +227,7 @@ impl Node {
                 continue;
             }
             let mut entries = Vec::new();
-            let first = next_event(inbox, next_tick - now);
+            let first = next_event(inbox, &mut patience, next_tick - now);
             for event in first.into_iter().chain(inbox.try_iter()).take(MAX_EVENTS_A_TURN) {
                 match event {
                     Event::Messages(messages) => {
@@ -350,13 +352,14 @@ impl Node {
     }
 }
 
-/// The next event, if one comes in time.
-fn next_event(inbox: &Receiver<Event>, timeout: Duration) -> Option<Event> {
-    for _ in 0..MAX_YIELDS {
-        if let Ok(event) = inbox.try_recv() {
-            return Some(event);
-        }
-        thread::yield_now();
+/// The next event, if one comes in time. The channel gives way before it sleeps as well, but less.
+fn next_event(
+    inbox: &Receiver<Event>,
+    patience: &mut Patience,
+    timeout: Duration,
+) -> Option<Event> {
+    if let Some(event) = patience.ask(|| inbox.try_recv().ok()) {
+        return Some(event);
     }
     match inbox.recv_timeout(timeout) {
         Ok(event) => Some(event),

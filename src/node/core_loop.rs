@@ -19,7 +19,6 @@ use crate::clock::Time;
 use crate::consensus::{Core, Generation as LogGeneration, Input};
 use crate::error::StopCause;
 use crate::message::{Envelope, Message, ReadRound};
-use crate::record::record_bytes;
 use crate::slices::Slices;
 use crate::state_machine::StateMachine;
 use crate::transport::{PeerEvent, PeerLane, Transport};
@@ -199,12 +198,10 @@ impl<S: StateMachine> CoreLoop<S> {
             self.shared.inbox.clear();
             return false;
         }
-        let Some((count, bytes)) = self.shared.inbox.next_bytes() else {
+        let Some(bytes) = self.shared.inbox.next_bytes() else {
             return false;
         };
-        // Each record is rounded up on its own.
-        if self.core.role() == Role::Leader && self.room() < count * record_bytes(8, false) + bytes
-        {
+        if self.core.role() == Role::Leader && self.room() < bytes {
             return false;
         }
         let Some(generation) = self.shared.inbox.take() else {

@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 
 use super::group::{Group, Unplaced};
 use super::stop::Stop;
+use crate::record::record_bytes;
 use crate::wake::Waker;
 
 /// Stands for the length of a proposal that was withdrawn.
@@ -32,6 +33,8 @@ pub(crate) struct Generation<R> {
     bytes: Vec<u8>,
     /// The length of each.
     lengths: Vec<u32>,
+    /// Bytes of their records in the log.
+    record_bytes: usize,
     /// The longest that anybody waits for an answer.
     max_wait: Duration,
 }
@@ -120,6 +123,9 @@ pub(crate) struct Inbox<R> {
 }
 
 impl<R> Inbox<R> {
+    /// An inbox with room for so many commands and so many of their bytes. A generation's records, what
+    /// surrounds the commands included, have at most `max_batch_bytes`, unless it is one command: a
+    /// generation enters the log as a whole, so it must fit there, however small its commands are.
     pub(crate) fn new(
         max_count: usize,
         max_bytes: usize,
@@ -206,25 +212,29 @@ impl<R> Inbox<R> {
     }
 
     fn push(&self, state: &mut State<R>, command: &[u8], wait: Duration) -> Place<R> {
-        let room = state.generations.back().is_some_and(|generation| {
-            generation.bytes.len() + command.len() <= self.max_batch_bytes
-        });
+        let bytes = record_bytes(command.len(), false);
+        let room = state
+            .generations
+            .back()
+            .is_some_and(|generation| generation.record_bytes + bytes <= self.max_batch_bytes);
         if !room {
-            let (bytes, lengths) = state.spare.pop().unwrap_or_default();
+            let (buffer, lengths) = state.spare.pop().unwrap_or_default();
             let group = Unplaced::new(Arc::new(Group::new(Arc::clone(&self.stop))));
             let number = state.next_generation;
             state.next_generation += 1;
             state.generations.push_back(Generation {
                 number,
                 group,
-                bytes,
+                bytes: buffer,
                 lengths,
+                record_bytes: 0,
                 max_wait: Duration::ZERO,
             });
         }
         let generation = state.generations.back_mut().expect("just pushed");
         generation.bytes.extend_from_slice(command);
         generation.lengths.push(command.len() as u32);
+        generation.record_bytes += bytes;
         generation.max_wait = generation.max_wait.max(wait);
         Place {
             group: generation.group.share(),
@@ -283,15 +293,15 @@ impl<R> Inbox<R> {
             .sum();
         generation.bytes.drain(start..start + length as usize);
         generation.lengths[slot] = WITHDRAWN;
+        generation.record_bytes -= record_bytes(length as usize, false);
         state.give_back(1, length as usize);
         true
     }
 
-    /// The bytes of the generation that is next, if there is one: whether there is room for it in the
-    /// log is the core's to see.
-    pub(crate) fn next_bytes(&self) -> Option<(usize, usize)> {
-        let state = self.state.lock();
-        state.generations.front().map(|next| (next.lengths.len(), next.bytes.len()))
+    /// The bytes of the records of the generation that is next, if there is one: whether there is room
+    /// for them in the log is the core's to see.
+    pub(crate) fn next_bytes(&self) -> Option<usize> {
+        self.state.lock().generations.front().map(|next| next.record_bytes)
     }
 
     /// Takes the generation that is next.
@@ -390,7 +400,7 @@ mod tests {
 
     #[test]
     fn what_comes_between_two_visits_is_one_generation() {
-        let inbox = inbox(10, 100, 100);
+        let inbox = inbox(10, 100, 1000);
         let (first, second) = (put(&inbox, b"a").expect("room"), put(&inbox, b"").expect("room"));
         assert!(Arc::ptr_eq(&first.group, &second.group));
         let generation = inbox.take().expect("two commands");
@@ -402,8 +412,9 @@ mod tests {
 
     #[test]
     fn a_generation_holds_one_batch() {
-        let inbox = inbox(10, 100, 4);
-        for command in [&b"aaa"[..], b"b", b"c"] {
+        let inbox = inbox(10, 100, 2 * record_bytes(1, false));
+        // Empty commands fill it as well: their records do not.
+        for command in [&b"a"[..], b"", b"c"] {
             put(&inbox, command).expect("room");
         }
         assert_eq!(inbox.take().expect("full").count(), 2);
@@ -412,7 +423,7 @@ mod tests {
 
     #[test]
     fn a_withdrawn_command_never_gets_in_and_frees_its_room() {
-        let inbox = inbox(3, 100, 100);
+        let inbox = inbox(3, 100, 1000);
         let places: Vec<_> = [&b"aa"[..], b"bb", b"cc"]
             .iter()
             .map(|command| put(&inbox, command).expect("room"))

@@ -188,6 +188,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use self::catalog::Place;
+use self::format::{LOCAL_RESERVE, SEGMENT_HEADER_BYTES};
 use self::identity::Directory;
 use self::log::Start;
 use self::pool::Shared;
@@ -277,6 +278,12 @@ impl From<&Config> for LogOptions {
 }
 
 impl LogOptions {
+    /// How many bytes of records fit into an empty segment. [`Log::room`] reaches that much again and
+    /// again, so a batch of no more is sure to get in some time, and a larger one is not.
+    pub const fn empty_segment_room(&self) -> usize {
+        self.segment_bytes - SEGMENT_HEADER_BYTES - LOCAL_RESERVE
+    }
+
     fn check(&self) {
         assert!(
             self.segment_bytes.is_multiple_of(1 << 16)

@@ -61,7 +61,7 @@ pub(crate) struct CoreLoop<S: StateMachine> {
     pub(super) dirty: bool,
     /// What was published, and not flushed nor asked to be.
     pub(super) published: Option<Position>,
-    /// Something was committed that the `apply` loop has not been woken for.
+    /// Something was committed, or may be applied since, that the `apply` loop has not been told of.
     pub(super) committed: bool,
     /// What the core is told once its orders so far are carried out.
     pub(super) later: VecDeque<Input>,
@@ -270,6 +270,9 @@ impl<S: StateMachine> CoreLoop<S> {
         }
         if self.committed {
             self.committed = false;
+            // Only now: an entry may be committed in the step that stores it, and the `apply` loop, which
+            // may be looking at this very moment, reads what is published.
+            self.shared.apply.set_committed(self.core.committed());
             if !self.apply_here() {
                 self.shared.wakers.apply.wake();
             }

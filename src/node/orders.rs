@@ -58,10 +58,7 @@ impl<S: StateMachine> CoreLoop<S> {
             Output::PersistHardState(hard_state) => self.persist(hard_state),
             Output::Send { to, message } => self.send(to, message),
             Output::SendAppend { to, append, max_bytes } => self.send_append(to, append, max_bytes),
-            Output::Committed(index) => {
-                self.shared.apply.set_committed(index);
-                self.committed = true;
-            }
+            Output::Committed(_) => self.committed = true,
             Output::RoleChanged { role, term, leader } => {
                 let leader = leader.map_or("none".to_owned(), |leader| leader.to_string());
                 log::info!("node={} role={role} term={term} leader={leader}", self.me.node);

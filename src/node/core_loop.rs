@@ -29,6 +29,8 @@ use crate::wal::{Fetch, Log, Memory, Position};
 const MAX_MESSAGES_A_STEP: usize = 64;
 /// The most bytes of entries that are applied on this thread at once.
 const MAX_APPLIED_HERE: usize = 64 << 10;
+/// A node with less room in its log than this does not stand for election.
+const ROOM_TO_STAND: usize = 4 << 10;
 /// How long proposals that are in the log may take to be answered once the node is told to stop.
 const MAX_DRAIN: Duration = Duration::from_millis(500);
 
@@ -73,6 +75,9 @@ pub(crate) struct CoreLoop<S: StateMachine> {
     pub(super) readers: VecDeque<(ReadRound, Arc<ReadGroup>)>,
     pub(super) backlog: Backlog,
     refused_messages: u64,
+    /// The disk or the state machine does not keep up.
+    stuck: bool,
+    /// What the core was told last.
     fit: bool,
     /// The machine says that applying is short, and it has not been otherwise.
     applies_here: bool,
@@ -117,6 +122,7 @@ impl<S: StateMachine> CoreLoop<S> {
             readers: VecDeque::new(),
             backlog: Backlog::default(),
             refused_messages: 0,
+            stuck: false,
             fit: true,
             applies_here: S::APPLY_IS_SHORT,
             closing: Closing::No,
@@ -238,10 +244,16 @@ impl<S: StateMachine> CoreLoop<S> {
         let stuck_after = self.shared.config.stuck_after;
         let stuck = self.shared.wal.busy.lasts(self.now) > stuck_after
             || self.shared.apply.busy.lasts(self.now) > stuck_after;
-        if stuck == self.fit {
-            self.fit = !stuck;
+        if stuck != self.stuck {
+            self.stuck = stuck;
             let state = if stuck { "stuck: gives up leading" } else { "moving again" };
             log::warn!("node={} disk or state machine {state}", self.me.node);
+        }
+        // A term begins with an entry, for which there must be room when the votes are counted. Between
+        // here and there nothing but covers can enter a candidate's log. A leader waits for room instead.
+        let cramped = self.core.role() != Role::Leader && self.log.room() < ROOM_TO_STAND;
+        if self.fit != !(stuck || cramped) {
+            self.fit = !(stuck || cramped);
             self.feed(Input::Fit(self.fit));
         }
         self.feed(Input::Tick);
@@ -373,7 +385,7 @@ impl<S: StateMachine> CoreLoop<S> {
         status.persisted = self.core.persisted();
         status.dropped_messages = self.peers.dropped();
         status.refused_messages = self.refused_messages;
-        status.stuck = !self.fit;
+        status.stuck = self.stuck;
         status.peers = peers;
     }
 

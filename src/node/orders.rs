@@ -170,6 +170,11 @@ impl<S: StateMachine> CoreLoop<S> {
         // Only what is published may be sent.
         self.publish();
         let prev = append.prev.index;
+        if prev < self.log.base().index {
+            // Every member had these entries, and this one has lost its directory since. It gets nothing:
+            // the core asks again with the next heartbeat, and no follower can make a leader fall.
+            return self.later.push_back(Input::Sent { to, last: prev, bytes: 0 });
+        }
         match self.log.slices(prev, max_bytes) {
             Fetch::Hot(records, last) => self.send_records(to, append, records, last),
             Fetch::Cold => {

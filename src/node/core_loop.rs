@@ -399,6 +399,8 @@ impl<S: StateMachine> CoreLoop<S> {
         });
         self.shared.inbox.clear();
         drop(self.proposals.take());
+        // The `apply` loop may have looked for the last time before these came.
+        self.shared.apply.take(&mut Vec::new());
         let cause = self.shared.stop.cause_or_shutdown();
         let readers = self.readers.drain(..).map(|(_, group)| group).chain(self.reader.take());
         for group in readers {

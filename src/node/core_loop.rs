@@ -345,9 +345,12 @@ impl<S: StateMachine> CoreLoop<S> {
                 self.close()
             }
             Closing::Flush(target) => {
-                if self.memory.is_none() && self.shared.wal.flushed() < target {
+                let flushed = self.shared.wal.flushed();
+                if self.memory.is_none() && flushed < target {
                     return false;
                 }
+                // So that the log knows what there is to cover.
+                self.log.persisted(flushed);
                 if self.memory.is_none()
                     && let Some(cover) = self.log.cover()
                 {

@@ -201,7 +201,11 @@ impl<S: StateMachine> CoreLoop<S> {
     pub(super) fn send_fetched(&mut self, fetched: Fetched) {
         let Fetched { job, records, last } = fetched;
         if job.term == self.core.term() && self.core.role() == Role::Leader {
-            self.send_records(job.to, job.append, records, last);
+            if records.is_empty() {
+                self.later.push_back(Input::Sent { to: job.to, last, bytes: 0 });
+            } else {
+                self.send_records(job.to, job.append, records, last);
+            }
             if let Some(sent) = self.later.pop_front() {
                 self.feed(sent);
             }

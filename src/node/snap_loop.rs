@@ -5,7 +5,8 @@ use std::sync::Arc;
 use super::shared::{Fetched, Loop, Shared, Wait};
 use super::stop::Phase;
 use crate::clock::Time;
-use crate::error::StopCause;
+use crate::error::{StopCause, StorageErrorKind};
+use crate::slices::Slices;
 use crate::state_machine::StateMachine;
 use crate::wal::LogReader;
 
@@ -31,6 +32,14 @@ impl<S: StateMachine> Loop for SnapLoop<S> {
         match self.reader.read(job.append.prev.index, job.last, job.max_bytes) {
             Ok((records, last)) => {
                 self.shared.snap.answer(Fetched { job, records, last });
+                self.shared.wakers.core.wake();
+                Wait::No
+            }
+            // They were let go of, because that node has them after all, or truncated, because this one
+            // leads no more: nobody wants them.
+            Err(error) if matches!(error.kind, StorageErrorKind::Released) => {
+                let last = job.append.prev.index;
+                self.shared.snap.answer(Fetched { job, records: Slices::new(), last });
                 self.shared.wakers.core.wake();
                 Wait::No
             }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::backlog::Backlog;
 use super::inbox::Generation;
 use super::reads::{Confirmation, ReadGroup};
-use super::received;
+use super::received::{self, Limits};
 use super::shared::{Loop, Shared, Wait};
 use super::status::PeerStatus;
 use super::stop::Phase;
@@ -173,8 +173,11 @@ impl<S: StateMachine> CoreLoop<S> {
         }
         let message = match message {
             Message::Append(append) => {
-                let room = self.room();
-                match received::check(append, &records, room, &mut self.last_time) {
+                let limits = Limits {
+                    room: self.room_for_appends(),
+                    max_record_bytes: self.log.max_record_bytes(),
+                };
+                match received::check(append, &records, limits, &mut self.last_time) {
                     Ok(append) => Message::Append(append),
                     Err(error) => return self.refuse(from, &error),
                 }
@@ -190,12 +193,18 @@ impl<S: StateMachine> CoreLoop<S> {
         log::warn!("node={} refused message from={} why={why:?}", self.me.node, from.node);
     }
 
-    /// The bytes of records that may enter the log now.
-    fn room(&mut self) -> usize {
-        if self.backlog.bytes(self.shared.applied.get()) > self.shared.config.max_unapplied_bytes {
-            return 0;
-        }
-        self.log.room()
+    /// The bytes of proposals' records that may enter the log now.
+    fn room_for_proposals(&mut self) -> usize {
+        let unapplied = self.backlog.bytes(self.shared.applied.get());
+        if unapplied > self.shared.config.max_unapplied_bytes { 0 } else { self.log.room() }
+    }
+
+    /// The bytes of a leader's records that may enter the log now. What is not committed does not count:
+    /// to refuse the entries that would commit it, or take its place, would be to refuse them for ever.
+    /// The leader's own limit bounds it.
+    fn room_for_appends(&mut self) -> usize {
+        let due = self.backlog.due(self.shared.applied.get(), self.core.committed());
+        if due > self.shared.config.max_unapplied_bytes { 0 } else { self.log.room() }
     }
 
     /// Lets the next proposals into the log; true if more wait and may be let in.
@@ -207,7 +216,7 @@ impl<S: StateMachine> CoreLoop<S> {
         let Some(bytes) = self.shared.inbox.next_bytes() else {
             return false;
         };
-        if self.core.role() == Role::Leader && self.room() < bytes {
+        if self.core.role() == Role::Leader && self.room_for_proposals() < bytes {
             return false;
         }
         let Some(generation) = self.shared.inbox.take() else {

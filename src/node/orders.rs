@@ -48,6 +48,7 @@ impl<S: StateMachine> CoreLoop<S> {
             Output::Append { first, count, entries } => self.append(first, count, &entries),
             Output::Truncate { from, generation } => {
                 self.log.truncate_from(from, generation.0);
+                self.backlog.truncated(from);
                 self.dirty = true;
             }
             Output::Store { first, last } => {

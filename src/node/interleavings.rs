@@ -4,6 +4,8 @@
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -14,13 +16,14 @@ use super::core_loop::CoreLoop;
 use super::group::Answer;
 use super::inbox::Place;
 use super::seg_loop::SegLoop;
-use super::shared::{Loop, Shared, Wait, Wakeups};
+use super::shared::{FetchJob, Loop, Shared, Wait, Wakeups};
 use super::snap_loop::SnapLoop;
 use super::stop::Phase;
 use super::wal_loop::WalLoop;
-use crate::clock::{Clock, Time};
+use crate::clock::{Clock, SystemClock, Time};
 use crate::config::Config;
-use crate::error::{ApplyError, EncodeError, StopCause};
+use crate::consensus::Input;
+use crate::error::{ApplyError, EncodeError, ProposeError, ReadError, StopCause, UnknownCause};
 use crate::message::{
     Append, AppendOutcome, AppendReply, Envelope, Heartbeat, Message, ReadRound, VoteReply,
 };
@@ -65,6 +68,9 @@ impl Clock for Still {
         Time::default()
     }
 }
+
+/// What followers' entries are full of.
+const PAYLOAD: &[u8] = b"unlikely";
 
 type Hook = Box<dyn FnMut() + Send>;
 
@@ -117,6 +123,21 @@ fn config() -> Config {
     }
 }
 
+fn builder(
+    disk: &Arc<SimDisk>,
+    nodes: u64,
+    config: Config,
+    machine: Counter,
+    tap: Tap,
+) -> NodeBuilder<Counter> {
+    NodeBuilder::new(NodeId(1), machine)
+        .storage(Path::new("data"), Arc::clone(disk) as Arc<dyn Storage>)
+        .clock(Arc::new(Still))
+        .transport(tap)
+        .members((1..=nodes).map(|id| (id, "")))
+        .config(config)
+}
+
 impl Rig {
     fn new(nodes: u64, config: Config) -> Self {
         Self::on(&Arc::new(SimDisk::new(1)), nodes, config, Counter::default())
@@ -124,15 +145,9 @@ impl Rig {
 
     fn on(disk: &Arc<SimDisk>, nodes: u64, config: Config, machine: Counter) -> Self {
         let tap = Tap::default();
+        let builder = builder(disk, nodes, config, machine, tap.clone());
         let Assembled { shared, wakeups, core, wal, seg, apply, snap } =
-            NodeBuilder::new(NodeId(1), machine)
-                .storage(Path::new("data"), Arc::clone(disk) as Arc<dyn Storage>)
-                .clock(Arc::new(Still))
-                .transport(tap.clone())
-                .members((1..=nodes).map(|id| (id, "")))
-                .config(config)
-                .assemble()
-                .expect("starts");
+            builder.assemble().expect("starts");
         let (wal, apply) = (wal.expect("a log on a disk"), Arc::new(Mutex::new(apply)));
         let now = Time::default();
         Self { tap, shared, core, wal, seg, apply, snap, now, _wakeups: wakeups }
@@ -191,7 +206,8 @@ impl Rig {
         for index in prev.index.0 + 1..=prev.index.0 + count {
             let id = EntryId::new(Term(term), LogIndex(index));
             let header = RecordHeader { id, time: 0, kind: EntryKind::Command, origin: None };
-            header.write(&vec![0; payload], &mut records);
+            let payload: Vec<u8> = PAYLOAD.iter().copied().cycle().take(payload).collect();
+            header.write(&payload, &mut records);
         }
         let committed = LogIndex(committed);
         let append = Append { term: Term(term), prev, committed, ..Append::default() };
@@ -228,6 +244,17 @@ impl Rig {
     fn propose(&self, bytes: usize) -> Place<EntryId> {
         let wait = Duration::from_secs(3600);
         self.shared.inbox.put(&vec![0; bytes], Instant::now(), wait).expect("room at the door")
+    }
+
+    /// Proposes until the log lets go of its beginning.
+    fn let_go(&mut self) {
+        while self.core.log.first() == LogIndex(1) {
+            self.propose(8 << 10);
+            self.turn();
+            self.answer_appends(None);
+            self.seg();
+            self.tick(1);
+        }
     }
 
     /// Every append is answered as accepted, but those to `wiped`: that node has lost its directory.
@@ -311,17 +338,147 @@ fn a_follower_whose_directory_was_wiped_does_no_harm_to_a_leader_that_let_go_of_
     let mut rig = Rig::on(&Arc::new(SimDisk::new(1)), 3, config(), machine);
     rig.seg();
     rig.elect();
-    while rig.core.log.first() == LogIndex(1) {
-        rig.propose(8 << 10);
-        rig.turn();
-        rig.answer_appends(None);
-        rig.seg();
-        rig.tick(1);
-    }
+    rig.let_go();
     for _ in 0..50 {
         rig.propose(0);
         rig.tick(1);
         rig.answer_appends(Some(NodeId(2)));
     }
     assert_eq!(rig.core.core.role(), Role::Leader);
+}
+
+#[test]
+fn a_proposal_that_enters_the_log_while_the_node_stops_is_answered() {
+    let mut rig = Rig::new(1, config());
+    rig.seg();
+    rig.elect();
+    let place = rig.propose(8);
+    // The core has just seen that the node runs; then it stops, and the `apply` loop ends first.
+    rig.shared.stop(Phase::Halted, StopCause::Crash);
+    assert_eq!(rig.apply.lock().step(rig.now), Wait::Done);
+    rig.core.proposals = rig.shared.inbox.take();
+    rig.core.feed(Input::Propose { count: 1 });
+    assert!(place.group.place(place.slot).is_some());
+    assert_eq!(rig.core.step(rig.now), Wait::Done);
+    match place.group.try_take(place.slot) {
+        Some(Answer::Unknown(StopCause::Crash)) => {}
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn entries_that_were_let_go_of_before_they_were_fetched_are_not_sent_and_do_no_harm() {
+    let machine = Counter { keeps_state: true, ..Counter::default() };
+    let mut rig = Rig::on(&Arc::new(SimDisk::new(1)), 3, config(), machine);
+    rig.seg();
+    rig.elect();
+    rig.let_go();
+    let (term, last) = (rig.last().term, rig.last().index);
+    let append = Append { term, ..Append::default() };
+    rig.shared.snap.ask(FetchJob { term, to: NodeId(2), append, last, max_bytes: 1000 });
+    rig.tap.sent.lock().clear();
+    rig.turn();
+    let sent = rig.tap.sent.lock();
+    assert!(
+        !sent.iter().any(|envelope| matches!(envelope.message, Message::Append(_))),
+        "{sent:?}"
+    );
+}
+
+#[test]
+fn a_follower_full_of_entries_that_never_commit_still_takes_those_that_replace_them() {
+    let mut rig = Rig::new(3, config());
+    rig.heartbeat(1, 0);
+    rig.turn();
+    // More than `max_unapplied_bytes`, and none of it can be applied.
+    for _ in 0..20 {
+        rig.seg();
+        rig.append(1, rig.last(), 2, 4 << 10, 0);
+        rig.turn();
+    }
+    rig.append(2, EntryId::ZERO, 1, 8, 0);
+    rig.turn();
+    rig.seg();
+    rig.append(2, EntryId::ZERO, 1, 8, 0);
+    rig.turn();
+    assert_eq!(rig.last(), EntryId::new(Term(2), LogIndex(1)));
+}
+
+#[test]
+fn a_record_above_the_limit_of_this_node_is_refused() {
+    let mut rig = Rig::new(3, config());
+    rig.seg();
+    rig.append(1, EntryId::ZERO, 1, 9 << 10, 0);
+    rig.append(1, EntryId::ZERO, 1, 70 << 10, 0);
+    rig.turn();
+    assert_eq!(rig.last(), EntryId::ZERO);
+    rig.append(1, EntryId::ZERO, 1, 8 << 10, 0);
+    rig.turn();
+    assert_eq!(rig.last().index, LogIndex(1));
+}
+
+#[test]
+fn an_orderly_stop_leaves_a_mark_that_covers_the_last_flush() {
+    let disk = Arc::new(SimDisk::new(1));
+    let mut rig = Rig::on(&disk, 3, config(), Counter::default());
+    rig.seg();
+    rig.append(1, EntryId::ZERO, 3, 8, 0);
+    rig.core.step(rig.now);
+    // The last flush is still to come when the core has nothing more to wait for.
+    rig.shared.stop(Phase::Draining, StopCause::Shutdown);
+    while rig.core.step(rig.now) != Wait::Done {
+        rig.wal.step(rig.now);
+    }
+    while rig.wal.step(rig.now) != Wait::Done {}
+    drop(rig);
+    let segment = Path::new("data/log/0000000001.seg");
+    disk.rot(segment, |bytes| {
+        let last = bytes.windows(8).rposition(|bytes| bytes == PAYLOAD).expect("a payload");
+        bytes[last] ^= 1;
+    });
+    // With the mark, this is damage; without, it would pass for a torn tail and be dropped.
+    let error = builder(&disk, 3, config(), Counter::default(), Tap::default()).assemble();
+    assert!(error.is_err_and(|error| error.to_string().contains("damaged")));
+}
+
+#[test]
+fn a_panic_on_the_consensus_thread_is_the_cause_that_everybody_is_told() {
+    let tap = Tap::default();
+    let armed = Arc::new(AtomicBool::new(false));
+    let disk = Arc::new(SimDisk::new(1));
+    let node = builder(&disk, 3, config(), Counter::default(), tap.clone())
+        .clock(Arc::new(SystemClock))
+        .start()
+        .expect("starts");
+    {
+        let (tap, armed) = (tap.clone(), Arc::clone(&armed));
+        tap.clone().hook.lock().replace(Box::new(move || {
+            assert!(!armed.load(Ordering::SeqCst), "planted");
+            for envelope in tap.sent.lock().drain(..) {
+                if let (NodeId(2), Message::Vote(vote)) = (envelope.to, envelope.message) {
+                    let reply = VoteReply { term: vote.term, granted: true, pre: vote.pre };
+                    let from = Sender { node: NodeId(2), ..Sender::default() };
+                    let message = Message::VoteReply(reply);
+                    let envelope =
+                        Envelope { from, to: NodeId(1), message, records: Slices::new() };
+                    let inbound = tap.inbound.lock();
+                    inbound.as_ref().expect("started").deliver(envelope).expect("room");
+                }
+            }
+        }));
+    }
+    while !node.leads() {
+        thread::yield_now();
+    }
+    let ticket = node.submit(vec![1]).expect("it leads");
+    armed.store(true, Ordering::SeqCst);
+    let read = node.read(|_| ());
+    assert!(matches!(read, Err(ReadError::Stopped(StopCause::Panicked { .. }))), "{read:?}");
+    match ticket.wait() {
+        Err(ProposeError::Unknown {
+            cause: UnknownCause::Stopped(StopCause::Panicked { .. }),
+            ..
+        }) => {}
+        other => panic!("{other:?}"),
+    }
 }

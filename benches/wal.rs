@@ -179,6 +179,26 @@ fn raw_mapping(group: &mut BenchmarkGroup<'_, WallTime>, bytes: usize) {
     });
 }
 
+/// What a leader cuts out for its followers after each batch.
+fn slices(c: &mut Criterion) {
+    let memory = Memory::default();
+    let opened = wal::open_in_memory(&memory, NodeId(1), &members(), &LogOptions::default());
+    let mut bench = Bench::new(opened.expect("memory"), PAYLOAD);
+    for _ in 0..500 {
+        bench.make_room(16);
+        bench.append(16);
+        bench.commit();
+    }
+    let last = bench.log.last().index.0;
+    let mut group = c.benchmark_group("slices");
+    for (name, behind) in [("last batch", 16), ("last 16 batches", 256), ("lagging, 1 MiB", 6000)] {
+        group.bench_function(name, |b| {
+            b.iter(|| black_box(bench.log.slices(LogIndex(last - behind), 1 << 20)));
+        });
+    }
+    group.finish();
+}
+
 /// The append that goes on in another segment, which was used before and has kept its mapping.
 fn roll(c: &mut Criterion) {
     let options =
@@ -249,5 +269,5 @@ fn recovery(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, append, roll, group_commit, recovery);
+criterion_group!(benches, append, slices, roll, group_commit, recovery);
 criterion_main!(benches);

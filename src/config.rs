@@ -5,6 +5,8 @@ use std::time::Duration;
 use crate::error::StartError;
 use crate::record::record_bytes;
 
+const MAX_SEGMENT_BYTES: usize = 1 << 30;
+
 /// How eager a node is to lead.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum ElectionPriority {
@@ -47,7 +49,7 @@ pub struct Config {
     pub max_pending_proposals: usize,
     /// The most bytes of commands that may be unanswered at once; further ones wait at the door.
     pub max_pending_bytes: usize,
-    /// The most bytes of commands that enter the log in one step.
+    /// The most bytes of records that enter the log in one step: commands, and 40 to 48 bytes for each.
     pub max_batch_bytes: usize,
     /// The most bytes in one message to a follower.
     pub max_append_bytes: usize,
@@ -122,6 +124,8 @@ impl Config {
     /// # Errors
     /// [`StartError::InvalidConfig`] with the first field that breaks a rule, and the rule.
     pub fn validate(&self) -> Result<(), StartError> {
+        // Of an entry that fits into no segment it is enough to know that.
+        let record = record_bytes(self.max_entry_bytes.min(MAX_SEGMENT_BYTES), true);
         let rules = [
             (!self.tick.is_zero(), "tick", "must not be zero"),
             (self.tick <= Duration::from_secs(60), "tick", "must not exceed a minute"),
@@ -147,7 +151,7 @@ impl Config {
                 "must be at least max_entry_bytes",
             ),
             (
-                self.max_append_bytes >= record_bytes(self.max_entry_bytes, true),
+                self.max_append_bytes >= record,
                 "max_append_bytes",
                 "must be at least max_entry_bytes and 64 bytes more",
             ),
@@ -175,19 +179,19 @@ impl Config {
                 "must be a multiple of 65536",
             ),
             (
-                self.segment_bytes >= 1 << 16 && self.segment_bytes <= 1 << 30,
+                self.segment_bytes >= 1 << 16 && self.segment_bytes <= MAX_SEGMENT_BYTES,
                 "segment_bytes",
                 "must be between 64 KiB and 1 GiB",
             ),
             (
-                2 * record_bytes(self.max_entry_bytes, true) <= self.segment_bytes,
+                2 * record <= self.segment_bytes,
                 "max_entry_bytes",
                 "must be less than half of segment_bytes",
             ),
             (
-                self.max_batch_bytes <= self.segment_bytes,
+                self.max_batch_bytes <= self.segment_bytes / 2,
                 "max_batch_bytes",
-                "must not exceed segment_bytes",
+                "must not exceed half of segment_bytes",
             ),
             (
                 self.max_append_bytes <= self.segment_bytes,

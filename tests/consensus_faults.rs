@@ -1,6 +1,6 @@
 //! What other Raft systems got wrong, and what members that forgot, lie or come back must not do.
 //!
-//! `known bug N` names the row of the list of public reports that the test stands for: 1, 3, 12, 16, 17,
+//! `known bug N` names the row of the list of public reports that the test stands for: 1, 3, 12, 16 and 17
 //! here; 2, 4 to 8, 19 and 30 in `paper`, 33 with the bookkeeping of what is in flight.
 
 #![allow(clippy::wildcard_imports, reason = "the support module is the language of these tests")]
@@ -108,7 +108,9 @@ fn heartbeats_over_a_bridge_do_not_keep_a_majority_from_electing() {
     for flags in FLAGS {
         let mut network = Network::new(&voters([1, 2, 3, 4, 5]), with_flags(flags));
         network.elect(1);
-        network.partition(&[1], &[3, 4, 5]);
+        // Without node 2, the bridge, there is no majority on the other side.
+        network.crash(5, 0, 0);
+        network.partition(&[1], &[3, 4]);
         for _ in 0..20 * ELECTION_TICKS {
             network.tick_all();
         }
@@ -188,6 +190,36 @@ fn nothing_is_sent_after_an_entry_that_the_log_does_not_have() {
     let out = node.ticks(HEARTBEAT_TICKS);
     let tried_again = ordered_appends(&out).into_iter().filter(|(to, _)| *to == NodeId(2));
     assert_eq!(tried_again.map(|(_, append)| append.prev).collect::<Vec<_>>(), [entry(2, 10)]);
+    // Node 3 has acknowledged nothing at all, and what was on its way is lost.
+    node.step(Input::Dropped { to: NodeId(3) });
+    let out = node.ticks(HEARTBEAT_TICKS);
+    let to_third = ordered_appends(&out).into_iter().find(|(to, _)| *to == NodeId(3));
+    assert_eq!(to_third.map(|(_, append)| append.prev), Some(entry(2, 10)));
+}
+
+/// An acknowledgement that was lost is repeated by the answer to the next heartbeat.
+#[test]
+fn a_lost_acknowledgement_is_made_up_for_by_a_heartbeat() {
+    let mut node = Quick::of_three(1, 0, &[]);
+    node.lead();
+    let out = node.receive(2, heartbeat_reply(1, 0, 1));
+    assert!(out.contains(&Output::Committed(LogIndex(1))));
+    assert_eq!(node.core.committed(), LogIndex(1));
+}
+
+/// What is reported as dropped is sent again with the next heartbeat, long before a silent loss is noticed.
+#[test]
+fn what_was_dropped_is_sent_again_with_the_next_heartbeat() {
+    let mut node = Quick::of_three(1, 0, &[]);
+    node.lead();
+    node.receive(2, accepted(1, 1));
+    let out = node.step(Input::Propose { count: 5 });
+    assert_eq!(ordered_appends(&out)[0].1.prev, entry(1, 1));
+    assert!(ordered_appends(&node.ticks(HEARTBEAT_TICKS)).iter().all(|(to, _)| *to != NodeId(2)));
+    assert_eq!(node.step(Input::Dropped { to: NodeId(2) }), []);
+    let out = node.ticks(HEARTBEAT_TICKS);
+    let again = ordered_appends(&out).into_iter().find(|(to, _)| *to == NodeId(2));
+    assert_eq!(again.map(|(_, append)| append.prev), Some(entry(1, 1)));
 }
 
 /// CCF: a rejection that arrives late, or twice, after what it refused was acknowledged, takes nothing
@@ -207,6 +239,20 @@ fn a_stale_rejection_takes_back_neither_commit_nor_progress() {
     let (_, progress) = node.core.progress().next().expect("node 2");
     assert_eq!((progress.matched(), progress.next()), (LogIndex(6), LogIndex(7)));
     assert_eq!(progress.mode(), Mode::Replicate);
+}
+
+/// Votes that nobody can have asked for do not make a leader before its own is stored.
+#[test]
+fn nobody_leads_before_its_own_vote_is_stored() {
+    let options = Options { pre_vote: false, ..options(1) };
+    let mut core = Core::new(options, disk(0, &[], voters([1, 2, 3])));
+    core.step(Input::Campaign);
+    for voter in [2, 3] {
+        core.step(Input::Message { from: sender(voter), message: vote_reply(1, true) });
+    }
+    assert_eq!(core.role(), Role::Candidate);
+    core.step(Input::HardStatePersisted(core.hard_state()));
+    assert_eq!(core.role(), Role::Leader);
 }
 
 /// Leadership that was won on votes of directories that forgot them would be no leadership.

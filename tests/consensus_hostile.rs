@@ -69,7 +69,7 @@ fn tame_append() -> impl Strategy<Value = Append> {
     )
 }
 
-fn message() -> impl Strategy<Value = Message> {
+fn message() -> BoxedStrategy<Message> {
     let term = || number().prop_map(Term);
     let index = || number().prop_map(LogIndex);
     let round = || number().prop_map(ReadRound);
@@ -101,6 +101,7 @@ fn message() -> impl Strategy<Value = Message> {
             Message::HeartbeatReply(HeartbeatReply { term, round, matched })
         }),
     ]
+    .boxed()
 }
 
 fn from() -> impl Strategy<Value = Sender> {
@@ -111,7 +112,7 @@ fn from() -> impl Strategy<Value = Sender> {
     })
 }
 
-fn input() -> impl Strategy<Value = Input> {
+fn input() -> BoxedStrategy<Input> {
     prop_oneof![
         12 => (from(), message()).prop_map(|(from, message)| Input::Message { from, message }),
         3 => Just(Input::Tick),
@@ -126,6 +127,22 @@ fn input() -> impl Strategy<Value = Input> {
         1 => (0..6_u64).prop_map(|to| Input::Dropped { to: NodeId(to) }),
         1 => any::<bool>().prop_map(Input::Fit),
     ]
+    .boxed()
+}
+
+/// What the disk does after an input: whether it stores term and vote, and the log.
+fn flushes() -> impl Strategy<Value = (bool, bool)> {
+    any::<(bool, bool)>()
+}
+
+fn flush(core: &mut Core, (hard_state, log): (bool, bool)) {
+    if hard_state {
+        core.step(Input::HardStatePersisted(core.hard_state()));
+    }
+    if log {
+        let (generation, index) = (core.generation(), core.last().index);
+        core.step(Input::Persisted { generation, index });
+    }
 }
 
 fn restored() -> impl Strategy<Value = Restored> {
@@ -162,7 +179,7 @@ proptest! {
         restored in restored(),
         flags in any::<(bool, bool)>(),
         starts_as_leader in any::<bool>(),
-        inputs in proptest::collection::vec(input(), 0..60),
+        inputs in proptest::collection::vec((input(), flushes()), 0..60),
     ) {
         let (pre_vote, check_quorum) = flags;
         let options = Options { pre_vote, check_quorum, ..options(1) };
@@ -172,8 +189,9 @@ proptest! {
             node.lead();
             prop_assert_eq!(node.core.role(), Role::Leader);
         }
-        for input in inputs {
-            node.step(input);
+        for (input, flushes) in inputs {
+            node.core.step(input);
+            flush(&mut node.core, flushes);
         }
     }
 }

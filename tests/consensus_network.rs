@@ -13,7 +13,7 @@ use oarlock::{Membership, NodeId};
 use support::network::Network;
 use support::{ELECTION_TICKS, joint, members, options, voters};
 
-const STEPS: usize = 1500;
+const STEPS: usize = 3000;
 
 /// Numbers from a seed: splitmix64.
 struct Dice(u64);
@@ -48,9 +48,10 @@ struct Run {
     dice: Dice,
     network: Network,
     nodes: Vec<u64>,
-    /// How rarely a packet is lost, and a node stopped.
+    /// How rarely a packet is lost, a node stopped, links cut or healed.
     loss: usize,
     crashes: usize,
+    unrest: usize,
 }
 
 impl Run {
@@ -58,8 +59,13 @@ impl Run {
         let mut dice = Dice(seed);
         let membership = membership(&mut dice);
         let (pre_vote, check_quorum) = (!dice.one_in(3), !dice.one_in(3));
-        let (loss, crashes) = ([5, 20, 1000][dice.below(3)], [100, 400, 100_000][dice.below(3)]);
+        let (loss, crashes) = ([5, 20, 1000][dice.below(3)], [60, 400, 100_000][dice.below(3)]);
+        let unrest = [1, 3][dice.below(2)];
+        // Short timeouts make elections as common as messages.
+        let (heartbeat_ticks, election_ticks) = [(1, 3), (2, ELECTION_TICKS)][dice.below(2)];
         let mut network = Network::new(&membership, |node| Options {
+            heartbeat_ticks,
+            election_ticks,
             pre_vote,
             check_quorum,
             seed: seed ^ (node << 8),
@@ -67,7 +73,7 @@ impl Run {
         });
         network.slow_fetches = dice.one_in(3);
         let nodes = membership.nodes().iter().map(|node| node.0).collect();
-        Self { dice, network, nodes, loss, crashes }
+        Self { dice, network, nodes, loss, crashes, unrest }
     }
 
     fn any_node(&mut self) -> u64 {
@@ -90,7 +96,7 @@ impl Run {
                 let count = 1 + self.dice.below(8) as u64;
                 self.send_to_leader(Input::Propose { count });
             }
-            37 => self.disturb(node),
+            37 if self.dice.one_in(self.unrest) => self.disturb(node),
             38..=41 => self.fetch(node),
             _ => self.deliver(),
         }
@@ -126,18 +132,28 @@ impl Run {
     }
 
     fn disturb(&mut self, node: u64) {
-        match self.dice.below(6) {
+        match self.dice.below(8) {
             0 => self.network.isolate(node),
-            1 => {
+            // A leader that is cut off goes on appending what will have to go.
+            1 | 2 => self.isolate_leader(),
+            3 => {
                 let to = self.any_node();
                 self.network.cut(node, to);
             }
-            2 | 3 => self.network.heal(),
-            4 => drop(self.network.step(node, Input::Campaign)),
+            4 | 5 => self.network.heal(),
+            6 => drop(self.network.step(node, Input::Campaign)),
             _ => {
                 self.network.step(node, Input::Fit(false));
                 self.network.step(node, Input::Fit(true));
             }
+        }
+    }
+
+    fn isolate_leader(&mut self) {
+        if let Some(leader) = self.network.leader() {
+            self.network.isolate(leader);
+            let count = 1 + self.dice.below(3) as u64;
+            self.network.step(leader, Input::Propose { count });
         }
     }
 

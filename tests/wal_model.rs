@@ -16,7 +16,7 @@ use wal_rig::{Rig, decode, header};
 type Entry = (EntryId, Vec<u8>);
 
 /// What happens next. Numbers that choose among what there is are taken modulo its size.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 enum Step {
     Append {
         count: usize,
@@ -159,7 +159,7 @@ impl Model {
             Step::Hold(choice) => self.hold(choice),
             Step::LetGo => self.held.clear(),
             Step::Read { from, bytes } => self.read(from, bytes),
-            Step::Restart => self.die(|disk| disk.kill()),
+            Step::Restart => self.die(SimDisk::kill),
             Step::Crash { again } => {
                 self.die(SimDisk::crash);
                 if again {
@@ -322,7 +322,7 @@ impl Model {
 
     fn fail(&mut self, after: u64, write: bool, power: bool) {
         self.publish();
-        let (target, _) = self.targets.last().expect("just published").clone();
+        let (target, _) = *self.targets.last().expect("just published");
         let operation = if write { Operation::Write } else { Operation::Sync };
         self.rig.disk.fail(Fault {
             operation: Some(operation),

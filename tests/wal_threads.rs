@@ -4,8 +4,8 @@
 mod wal_rig;
 
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 
 use oarlock::record::{Record, Records, record_bytes};
@@ -119,8 +119,8 @@ fn flush(board: &Board, mut flusher: Flusher) {
     let _alarm = Alarm(board);
     while !board.is_over() {
         let target = Position::from_word(board.target.load(Ordering::Acquire));
-        let flushed = flusher.flush(target).expect("a good disk");
-        board.flushed.store(flushed.to_word(), Ordering::Release);
+        let done = flusher.flush(target).expect("a good disk");
+        board.flushed.store(done.to_word(), Ordering::Release);
         thread::yield_now();
     }
 }
@@ -173,6 +173,89 @@ fn run(opened: Opened) -> Log {
         board.done.store(true, Ordering::Release);
         log.expect("the core")
     })
+}
+
+/// Appends, and truncates again and again what was never committed; every payload names the generation in
+/// which it was appended, and `truncations` what each of them began with.
+fn waver(log: &mut Log, preparer: &mut Preparer, board: &Board, truncations: &Mutex<Vec<u64>>) {
+    let mut rng = 12_345_u64;
+    let mut draw = |below: u64| {
+        rng = rng.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (rng >> 33) % below
+    };
+    for generation in 0..10_000_u64 {
+        for _ in 0..=draw(3) {
+            while log.room() < 20 * record_bytes(1000, false) {
+                preparer.step().expect("memory");
+            }
+            for _ in 0..=draw(20) {
+                let index = log.last().index.next();
+                let payload = generation.to_le_bytes().repeat(1 + draw(100) as usize);
+                log.append(&header(generation + 1, index), &payload);
+            }
+            log.publish();
+            board.committed.store(log.last().index.0, Ordering::Release);
+        }
+        let rest = log.last().index.0 - log.base().index.0;
+        let from = log.last().index.0 - draw(rest.min(120));
+        truncations.lock().expect("no panic").push(from);
+        log.truncate_from(LogIndex(from), generation + 1);
+        if draw(10) == 0 {
+            log.release(LogIndex(log.last().index.0.saturating_sub(500)));
+        }
+    }
+}
+
+#[test]
+fn readers_see_entries_of_one_log_while_it_is_truncated() {
+    let memory = Memory::default();
+    let opened = wal::open_in_memory(&memory, NodeId(1), &members(), &options()).expect("memory");
+    let Opened { mut log, mut preparer, .. } = opened;
+    let reader = log.reader();
+    let board = Board::default();
+    let truncations = Mutex::new(Vec::new());
+    thread::scope(|scope| {
+        let (board, truncations) = (&board, &truncations);
+        scope.spawn(move || {
+            let _alarm = Alarm(board);
+            waver(&mut log, &mut preparer, board, truncations);
+            board.done.store(true, Ordering::Release);
+        });
+        let (mut reads, mut most) = (0_u64, 0);
+        while !board.is_over() {
+            let last = board.committed.load(Ordering::Acquire);
+            let prev = LogIndex(last.saturating_sub(150));
+            let Ok((slices, _)) = reader.read(prev, LogIndex(last), usize::MAX) else {
+                continue;
+            };
+            let found: Vec<(u64, u64)> = Records::checked(&slices)
+                .map(|record| record.expect("a good record"))
+                .map(|record| {
+                    let generation = record.payload[..8].try_into().expect("eight bytes");
+                    (record.header.id.index.0, u64::from_le_bytes(generation))
+                })
+                .collect();
+            for (at, (index, _)) in found.iter().enumerate() {
+                assert_eq!(*index, prev.0 + 1 + at as u64);
+            }
+            // Whatever came after a truncation comes with all that it left, and nothing it did not.
+            let newest = found.iter().map(|(_, generation)| *generation).max().unwrap_or(0);
+            let truncations = truncations.lock().expect("no panic");
+            for (generation, from) in truncations.iter().enumerate().take(newest as usize) {
+                for (index, appended) in &found {
+                    assert!(
+                        index < from || *appended > generation as u64,
+                        "{index} of generation {appended}, truncated from {from} by {}, with {found:?}",
+                        generation + 1
+                    );
+                }
+            }
+            reads += 1;
+            most = most.max(found.len());
+        }
+        assert!(reads > 0 && most > 0, "{reads} reads, at most {most} entries");
+    });
+    assert!(!board.failed.load(Ordering::Acquire));
 }
 
 #[test]

@@ -223,8 +223,9 @@ impl Core {
     fn count_votes(&mut self) {
         let (votes, is_real) = match &self.role {
             RoleState::PreCandidate(votes) => (votes, false),
-            RoleState::Candidate(votes) => (votes, true),
-            RoleState::Follower | RoleState::Leader(_) => return,
+            // Nobody was asked before the own vote is stored; who answers all the same has to wait.
+            RoleState::Candidate(votes) if self.durable.covers(self.hard_state) => (votes, true),
+            RoleState::Candidate(_) | RoleState::Follower | RoleState::Leader(_) => return,
         };
         let membership = self.log.membership();
         let won = quorum::reached(membership, false, |node, m| votes.is_granted(node, m));

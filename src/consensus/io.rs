@@ -39,7 +39,8 @@ pub enum Input {
     /// refuse their votes.
     Campaign,
     /// What really became of an [`Output::SendAppend`]: entries up to `last` went out. Due before any
-    /// other input, unless the range has to be fetched first.
+    /// other input, unless the range has to be fetched first. An order ends with the leadership that gave
+    /// it and then needs no answer; a late one does no harm.
     Sent {
         /// To whom.
         to: NodeId,
@@ -115,7 +116,8 @@ pub enum Output {
         message: Message,
     },
     /// Send the entries after `append.prev`, whole ones, at least one, and otherwise no more than
-    /// `max_bytes`; then say [`Input::Sent`]. At most one is outstanding for each node.
+    /// `max_bytes` (0 asks for one entry); then say [`Input::Sent`]. At most one is outstanding for each
+    /// node.
     SendAppend {
         /// To whom.
         to: NodeId,
@@ -126,7 +128,8 @@ pub enum Output {
     },
     /// Entries up to here are committed: they may be applied.
     Committed(LogIndex),
-    /// Role, term or leader changed.
+    /// Role, term or leader changed. The first output of a step in which any of them did, with what they
+    /// are at its end.
     RoleChanged {
         /// What the node is.
         role: Role,

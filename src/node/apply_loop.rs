@@ -225,9 +225,6 @@ impl<S: StateMachine> Loop for ApplyLoop<S> {
     fn step(&mut self, now: Time) -> Wait {
         let mut applier = self.shared.applier.lock();
         if self.shared.stop.phase() >= Phase::Closing {
-            // Whoever still waits is told that the outcome is unknown.
-            applier.take_arrived(&self.shared);
-            applier.pending.clear();
             return Wait::Done;
         }
         let target = applier.target(&self.shared);
@@ -240,6 +237,14 @@ impl<S: StateMachine> Loop for ApplyLoop<S> {
         applier.take_arrived(&self.shared);
         applier.sweep(&self.shared, now);
         if applier.pending.is_empty() { Wait::Wake } else { Wait::Until(applier.sweep_at) }
+    }
+}
+
+impl<S: StateMachine> Drop for ApplyLoop<S> {
+    /// However the loop ends, whoever still waits is told that the outcome is unknown.
+    fn drop(&mut self) {
+        self.shared.apply.close();
+        self.shared.applier.lock().pending.clear();
     }
 }
 

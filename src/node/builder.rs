@@ -257,7 +257,7 @@ fn shared<S: StateMachine>(
     let inbox = Inbox::new(
         config.max_pending_proposals,
         config.max_pending_bytes,
-        config.max_batch_bytes.min(LogOptions::from(&config).empty_segment_room()),
+        config.max_batch_bytes,
         wakers.core.clone(),
         Arc::clone(&stop),
     );

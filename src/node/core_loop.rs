@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::backlog::Backlog;
 use super::inbox::Generation;
 use super::reads::{Confirmation, ReadGroup};
-use super::received::{self, Limits};
+use super::received;
 use super::shared::{Loop, Shared, Wait};
 use super::status::PeerStatus;
 use super::stop::Phase;
@@ -27,10 +27,11 @@ use crate::wal::{Fetch, Log, Memory, Position};
 
 /// Messages from other nodes that are handled before the loop looks elsewhere.
 const MAX_MESSAGES_A_STEP: usize = 64;
+/// Bytes of the log that are kept for the no-ops of terms to come: a node that has no room for longer than
+/// `stuck_after` does not campaign, and in that time there are few elections.
+const RESERVED_ROOM: usize = 4096;
 /// The most bytes of entries that are applied on this thread at once.
 const MAX_APPLIED_HERE: usize = 64 << 10;
-/// A node with less room in its log than this does not stand for election.
-const ROOM_TO_STAND: usize = 4 << 10;
 /// How long proposals that are in the log may take to be answered once the node is told to stop.
 const MAX_DRAIN: Duration = Duration::from_millis(500);
 
@@ -47,6 +48,7 @@ pub(crate) struct Parts {
     pub(crate) last_time: u64,
 }
 
+#[expect(clippy::struct_excessive_bools, reason = "independent facts, not a state in disguise")]
 pub(crate) struct CoreLoop<S: StateMachine> {
     pub(super) shared: Arc<Shared<S>>,
     pub(super) core: Core,
@@ -75,10 +77,9 @@ pub(crate) struct CoreLoop<S: StateMachine> {
     pub(super) readers: VecDeque<(ReadRound, Arc<ReadGroup>)>,
     pub(super) backlog: Backlog,
     refused_messages: u64,
-    /// The disk or the state machine does not keep up.
-    stuck: bool,
-    /// What the core was told last.
     fit: bool,
+    /// When the log last had room for this node's own entries.
+    had_room: Time,
     /// The machine says that applying is short, and it has not been otherwise.
     applies_here: bool,
     closing: Closing,
@@ -122,8 +123,8 @@ impl<S: StateMachine> CoreLoop<S> {
             readers: VecDeque::new(),
             backlog: Backlog::default(),
             refused_messages: 0,
-            stuck: false,
             fit: true,
+            had_room: now,
             applies_here: S::APPLY_IS_SHORT,
             closing: Closing::No,
         };
@@ -173,11 +174,9 @@ impl<S: StateMachine> CoreLoop<S> {
         }
         let message = match message {
             Message::Append(append) => {
-                let limits = Limits {
-                    room: self.room_for_appends(),
-                    max_record_bytes: self.log.max_record_bytes(),
-                };
-                match received::check(append, &records, limits, &mut self.last_time) {
+                let room = self.room_for_appends();
+                let max_record = self.log.max_record_bytes();
+                match received::check(append, &records, max_record, room, &mut self.last_time) {
                     Ok(append) => Message::Append(append),
                     Err(error) => return self.refuse(from, &error),
                 }
@@ -196,7 +195,7 @@ impl<S: StateMachine> CoreLoop<S> {
     /// The bytes of proposals' records that may enter the log now.
     fn room_for_proposals(&mut self) -> usize {
         let unapplied = self.backlog.bytes(self.shared.applied.get());
-        if unapplied > self.shared.config.max_unapplied_bytes { 0 } else { self.log.room() }
+        if unapplied > self.shared.config.max_unapplied_bytes { 0 } else { self.unreserved_room() }
     }
 
     /// The bytes of a leader's records that may enter the log now. What is not committed does not count:
@@ -204,7 +203,25 @@ impl<S: StateMachine> CoreLoop<S> {
     /// The leader's own limit bounds it.
     fn room_for_appends(&mut self) -> usize {
         let due = self.backlog.due(self.shared.applied.get(), self.core.committed());
-        if due > self.shared.config.max_unapplied_bytes { 0 } else { self.log.room() }
+        if due > self.shared.config.max_unapplied_bytes { 0 } else { self.unreserved_room() }
+    }
+
+    fn unreserved_room(&self) -> usize {
+        self.log.room().saturating_sub(RESERVED_ROOM)
+    }
+
+    /// Whether a piece of work of this node has taken too long: a flush, a batch of entries, or making
+    /// room in the log.
+    fn is_stuck(&mut self) -> bool {
+        if self.log.room() >= RESERVED_ROOM {
+            self.had_room = self.now;
+        }
+        let longest = [
+            self.shared.wal.busy.lasts(self.now),
+            self.shared.apply.busy.lasts(self.now),
+            self.now.since(self.had_room),
+        ];
+        longest.into_iter().any(|lasts| lasts > self.shared.config.stuck_after)
     }
 
     /// Lets the next proposals into the log; true if more wait and may be let in.
@@ -250,19 +267,11 @@ impl<S: StateMachine> CoreLoop<S> {
             // ticks would look like silence of the leader.
             self.next_tick = self.now.after(self.shared.config.tick);
         }
-        let stuck_after = self.shared.config.stuck_after;
-        let stuck = self.shared.wal.busy.lasts(self.now) > stuck_after
-            || self.shared.apply.busy.lasts(self.now) > stuck_after;
-        if stuck != self.stuck {
-            self.stuck = stuck;
-            let state = if stuck { "stuck: gives up leading" } else { "moving again" };
-            log::warn!("node={} disk or state machine {state}", self.me.node);
-        }
-        // A term begins with an entry, for which there must be room when the votes are counted. Between
-        // here and there nothing but covers can enter a candidate's log. A leader waits for room instead.
-        let cramped = self.core.role() != Role::Leader && self.log.room() < ROOM_TO_STAND;
-        if self.fit != !(stuck || cramped) {
-            self.fit = !(stuck || cramped);
+        let stuck = self.is_stuck();
+        if stuck == self.fit {
+            self.fit = !stuck;
+            let state = if stuck { "stuck; not leading meanwhile" } else { "moving again" };
+            log::warn!("node={} disk or state machine is {state}", self.me.node);
             self.feed(Input::Fit(self.fit));
         }
         self.feed(Input::Tick);
@@ -397,7 +406,7 @@ impl<S: StateMachine> CoreLoop<S> {
         status.persisted = self.core.persisted();
         status.dropped_messages = self.peers.dropped();
         status.refused_messages = self.refused_messages;
-        status.stuck = self.stuck;
+        status.stuck = !self.fit;
         status.peers = peers;
     }
 
@@ -411,8 +420,10 @@ impl<S: StateMachine> CoreLoop<S> {
         });
         self.shared.inbox.clear();
         drop(self.proposals.take());
-        // The `apply` loop may have looked for the last time before these came.
-        self.shared.apply.take(&mut Vec::new());
+        // The `apply` loop may have ended before these came, and nobody else answers them.
+        let mut late = Vec::new();
+        self.shared.apply.take(&mut late);
+        drop(late);
         let cause = self.shared.stop.cause_or_shutdown();
         let readers = self.readers.drain(..).map(|(_, group)| group).chain(self.reader.take());
         for group in readers {

@@ -33,7 +33,7 @@ pub(crate) struct Generation<R> {
     bytes: Vec<u8>,
     /// The length of each.
     lengths: Vec<u32>,
-    /// Bytes of their records in the log.
+    /// What the commands take in the log, an upper bound.
     record_bytes: usize,
     /// The longest that anybody waits for an answer.
     max_wait: Duration,
@@ -102,7 +102,6 @@ struct Waiter {
 
 #[derive(Debug)]
 struct State<R> {
-    open: bool,
     free: Credit,
     /// Those who wait for room, longest first; who is not in it has been given room.
     line: VecDeque<Waiter>,
@@ -123,9 +122,6 @@ pub(crate) struct Inbox<R> {
 }
 
 impl<R> Inbox<R> {
-    /// An inbox with room for so many commands and so many of their bytes. A generation's records, what
-    /// surrounds the commands included, have at most `max_batch_bytes`, unless it is one command: a
-    /// generation enters the log as a whole, so it must fit there, however small its commands are.
     pub(crate) fn new(
         max_count: usize,
         max_bytes: usize,
@@ -135,7 +131,6 @@ impl<R> Inbox<R> {
     ) -> Self {
         let limit = Credit { count: max_count, bytes: max_bytes };
         let state = State {
-            open: true,
             free: limit,
             line: VecDeque::new(),
             next_waiter: 0,
@@ -155,14 +150,14 @@ impl<R> Inbox<R> {
         wait: Duration,
     ) -> Result<Place<R>, Refused> {
         let mut state = self.state.lock();
-        if !state.open {
+        if self.stop.is_stopping() {
             return Err(Refused::Stopped);
         }
         if !state.line.is_empty() || !state.fits(command.len()) {
             drop(state);
             self.wait_for_room(command.len(), deadline)?;
             state = self.state.lock();
-            if !state.open {
+            if self.stop.is_stopping() {
                 return Err(Refused::Stopped);
             }
         } else {
@@ -186,7 +181,7 @@ impl<R> Inbox<R> {
         mut placed: impl FnMut(Place<R>),
     ) -> Result<(), Refused> {
         let mut state = self.state.lock();
-        if !state.open {
+        if self.stop.is_stopping() {
             return Err(Refused::Stopped);
         }
         if !state.line.is_empty() {
@@ -212,20 +207,20 @@ impl<R> Inbox<R> {
     }
 
     fn push(&self, state: &mut State<R>, command: &[u8], wait: Duration) -> Place<R> {
-        let bytes = record_bytes(command.len(), false);
+        let record = record_bytes(command.len(), false);
         let room = state
             .generations
             .back()
-            .is_some_and(|generation| generation.record_bytes + bytes <= self.max_batch_bytes);
+            .is_some_and(|generation| generation.record_bytes + record <= self.max_batch_bytes);
         if !room {
-            let (buffer, lengths) = state.spare.pop().unwrap_or_default();
+            let (bytes, lengths) = state.spare.pop().unwrap_or_default();
             let group = Unplaced::new(Arc::new(Group::new(Arc::clone(&self.stop))));
             let number = state.next_generation;
             state.next_generation += 1;
             state.generations.push_back(Generation {
                 number,
                 group,
-                bytes: buffer,
+                bytes,
                 lengths,
                 record_bytes: 0,
                 max_wait: Duration::ZERO,
@@ -234,7 +229,7 @@ impl<R> Inbox<R> {
         let generation = state.generations.back_mut().expect("just pushed");
         generation.bytes.extend_from_slice(command);
         generation.lengths.push(command.len() as u32);
-        generation.record_bytes += bytes;
+        generation.record_bytes += record;
         generation.max_wait = generation.max_wait.max(wait);
         Place {
             group: generation.group.share(),
@@ -261,7 +256,7 @@ impl<R> Inbox<R> {
                 else {
                     return Ok(());
                 };
-                if !state.open {
+                if self.stop.is_stopping() {
                     state.line.remove(at);
                     return Err(Refused::Stopped);
                 }
@@ -293,13 +288,11 @@ impl<R> Inbox<R> {
             .sum();
         generation.bytes.drain(start..start + length as usize);
         generation.lengths[slot] = WITHDRAWN;
-        generation.record_bytes -= record_bytes(length as usize, false);
         state.give_back(1, length as usize);
         true
     }
 
-    /// The bytes of the records of the generation that is next, if there is one: whether there is room
-    /// for them in the log is the core's to see.
+    /// What the generation that is next takes in the log, if there is one.
     pub(crate) fn next_bytes(&self) -> Option<usize> {
         self.state.lock().generations.front().map(|next| next.record_bytes)
     }
@@ -335,11 +328,10 @@ impl<R> Inbox<R> {
         self.limit.count - self.state.lock().free.count
     }
 
-    /// Takes nothing from now on. What is queued stays for the core; whoever waits for room is told.
+    /// Tells those who wait for room that the node stops. Nobody has been let in since it does: that is
+    /// looked at under the lock, so what [`clear`](Self::clear) misses cannot come later.
     pub(crate) fn close(&self) {
-        let mut state = self.state.lock();
-        state.open = false;
-        for waiter in &state.line {
+        for waiter in &self.state.lock().line {
             waiter.thread.unpark();
         }
     }
@@ -400,7 +392,7 @@ mod tests {
 
     #[test]
     fn what_comes_between_two_visits_is_one_generation() {
-        let inbox = inbox(10, 100, 1000);
+        let inbox = inbox(10, 100, 10_000);
         let (first, second) = (put(&inbox, b"a").expect("room"), put(&inbox, b"").expect("room"));
         assert!(Arc::ptr_eq(&first.group, &second.group));
         let generation = inbox.take().expect("two commands");
@@ -412,9 +404,9 @@ mod tests {
 
     #[test]
     fn a_generation_holds_one_batch() {
-        let inbox = inbox(10, 100, 2 * record_bytes(1, false));
-        // Empty commands fill it as well: their records do not.
-        for command in [&b"a"[..], b"", b"c"] {
+        // As records: a command without bytes takes room in the log, too.
+        let inbox = inbox(10, 100, 2 * record_bytes(8, false));
+        for command in [&b""[..], b"b", b"c"] {
             put(&inbox, command).expect("room");
         }
         assert_eq!(inbox.take().expect("full").count(), 2);
@@ -423,7 +415,7 @@ mod tests {
 
     #[test]
     fn a_withdrawn_command_never_gets_in_and_frees_its_room() {
-        let inbox = inbox(3, 100, 1000);
+        let inbox = inbox(3, 100, 10_000);
         let places: Vec<_> = [&b"aa"[..], b"bb", b"cc"]
             .iter()
             .map(|command| put(&inbox, command).expect("room"))
@@ -440,7 +432,7 @@ mod tests {
 
     #[test]
     fn bytes_are_counted_as_well() {
-        let inbox = inbox(10, 10, 100);
+        let inbox = inbox(10, 10, 10_000);
         put(&inbox, &[0; 6]).expect("room");
         assert_eq!(put(&inbox, &[0; 5]).expect_err("too many bytes"), Refused::Busy);
         put(&inbox, &[0; 4]).expect("just fits");
@@ -450,7 +442,7 @@ mod tests {
 
     #[test]
     fn room_is_given_first_come_first_served() {
-        let inbox = inbox(10, 10, 100);
+        let inbox = inbox(10, 10, 10_000);
         put(&inbox, &[0; 10]).expect("room");
         let deadline = Instant::now() + WAIT;
         let (order, served) = crossbeam_channel::unbounded();
@@ -483,7 +475,7 @@ mod tests {
 
     #[test]
     fn whoever_gives_up_lets_those_behind_pass() {
-        let inbox = inbox(10, 10, 100);
+        let inbox = inbox(10, 10, 10_000);
         put(&inbox, &[0; 8]).expect("room");
         let patient = {
             let inbox = Arc::clone(&inbox);
@@ -505,7 +497,7 @@ mod tests {
 
     #[test]
     fn closing_tells_those_who_wait_and_those_who_come() {
-        let inbox = inbox(1, 10, 100);
+        let inbox = inbox(1, 10, 10_000);
         let queued = put(&inbox, b"a").expect("room");
         let waiting = {
             let inbox = Arc::clone(&inbox);
@@ -514,6 +506,7 @@ mod tests {
         while inbox.state.lock().line.is_empty() {
             thread::yield_now();
         }
+        inbox.stop.advance(super::super::stop::Phase::Draining, crate::error::StopCause::Shutdown);
         inbox.close();
         assert_eq!(waiting.join().expect("no panic"), Err(Refused::Stopped));
         assert_eq!(put(&inbox, b"c").expect_err("closed"), Refused::Stopped);

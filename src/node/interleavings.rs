@@ -296,7 +296,7 @@ fn nobody_is_told_of_a_committed_entry_before_it_can_be_read() {
 
 #[test]
 fn many_empty_commands_at_once_enter_the_log() {
-    let mut rig = Rig::new(1, Config { max_batch_bytes: 64 << 10, ..config() });
+    let mut rig = Rig::new(1, Config { max_batch_bytes: 32 << 10, ..config() });
     rig.seg();
     rig.elect();
     let places: Vec<_> = (0..5_000).map(|_| rig.propose(0)).collect();

@@ -218,17 +218,18 @@ impl<S: StateMachine> Node<S> {
     ) -> Vec<Result<Place<S::Response>, ProposeError<()>>> {
         let mut places = Vec::with_capacity(commands.len());
         let mut bytes: Vec<(usize, Range<usize>)> = Vec::with_capacity(commands.len());
+        // Each is encoded by itself: an encoder that replaces its buffer would spoil those before.
+        let mut own = Vec::new();
         for (at, command) in commands.iter().enumerate() {
-            let start = buffer.len();
-            match self.encode(command, buffer) {
+            own.clear();
+            match self.encode(command, &mut own) {
                 Ok(()) => {
+                    let start = buffer.len();
+                    buffer.extend_from_slice(&own);
                     bytes.push((at, start..buffer.len()));
                     places.push(Err(ProposeError::Busy(())));
                 }
-                Err(error) => {
-                    buffer.truncate(start);
-                    places.push(Err(error));
-                }
+                Err(error) => places.push(Err(error)),
             }
         }
         let inbox = &self.shared().inbox;
@@ -286,14 +287,12 @@ impl<S: StateMachine> Node<S> {
         }
     }
 
-    /// Appends the command's bytes to `buffer`, within the limit.
+    /// Fills the empty `buffer` with the command's bytes, within the limit.
     fn encode(&self, command: &S::Command, buffer: &mut Vec<u8>) -> Result<(), ProposeError<()>> {
-        let start = buffer.len();
         S::encode(command, buffer)
             .map_err(|error| ProposeError::NotEncodable { error, command: () })?;
         let limit = self.shared().config.max_entry_bytes;
-        // A `StateMachine` may also have cut the buffer, against its contract.
-        if buffer.len().saturating_sub(start) > limit {
+        if buffer.len() > limit {
             return Err(ProposeError::TooLarge { limit, command: () });
         }
         Ok(())

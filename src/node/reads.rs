@@ -1,6 +1,5 @@
 //! Readers that wait to be told how far the state must be: one group for each round.
 
-use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -66,54 +65,44 @@ impl ReadGroup {
     }
 }
 
-#[derive(Debug)]
-struct State {
-    open: bool,
-    waiting: Option<Arc<ReadGroup>>,
-}
-
 /// Where readers wait for the core's next visit.
 #[derive(Debug)]
 pub(crate) struct ReadInbox {
-    state: Mutex<State>,
+    waiting: Mutex<Option<Arc<ReadGroup>>>,
     core: Waker,
     stop: Arc<Stop>,
 }
 
 impl ReadInbox {
     pub(crate) fn new(core: Waker, stop: Arc<Stop>) -> Self {
-        Self { state: Mutex::new(State { open: true, waiting: None }), core, stop }
+        Self { waiting: Mutex::new(None), core, stop }
     }
 
     /// Joins the group that the core takes next; `None` if the node has stopped.
     pub(crate) fn join(&self) -> Option<Arc<ReadGroup>> {
-        let mut state = self.state.lock();
-        if !state.open {
+        let mut waiting = self.waiting.lock();
+        // Looked at under the lock, so nobody comes after the last were told.
+        if self.stop.is_stopping() {
             return None;
         }
-        if let Some(group) = &state.waiting {
+        if let Some(group) = &*waiting {
             return Some(Arc::clone(group));
         }
         let group = Arc::<ReadGroup>::default();
-        state.waiting = Some(Arc::clone(&group));
-        drop(state);
+        *waiting = Some(Arc::clone(&group));
+        drop(waiting);
         self.core.wake();
         Some(group)
     }
 
     /// Takes the readers that wait.
     pub(crate) fn take(&self) -> Option<Arc<ReadGroup>> {
-        self.state.lock().waiting.take()
+        self.waiting.lock().take()
     }
 
-    /// Takes no readers from now on, and tells those that wait.
+    /// Tells those that wait that the node stops.
     pub(crate) fn close(&self) {
-        let waiting = {
-            let mut state = self.state.lock();
-            state.open = false;
-            mem::take(&mut state.waiting)
-        };
-        if let Some(group) = waiting {
+        if let Some(group) = self.take() {
             group.tell(Confirmation::Stopped(self.stop.cause_or_shutdown()));
         }
     }

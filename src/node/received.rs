@@ -2,31 +2,26 @@
 
 use crate::codec;
 use crate::membership::Membership;
-use crate::message::Append;
+use crate::message::{Append, Entries};
 use crate::record::{EntryKind, Records};
 use crate::slices::Slices;
 use crate::types::EntryId;
 
-/// How much may be taken.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Limits {
-    /// Bytes of records; what comes after is left out.
-    pub(crate) room: usize,
-    /// Bytes of one record; a larger one is an error.
-    pub(crate) max_record_bytes: usize,
-}
-
-/// Derives the shape of the append's entries from its records, up to the first that there is no room
-/// for: a shorter append is a good append as well. Raises `time` to that of the last of them.
+/// Derives the shape of the append's entries from its records, up to the first that does not fit into
+/// `room` bytes: a shorter append is a good append as well. Raises `time` to that of the last of them.
 ///
 /// # Errors
-/// What is wrong with the records; then none of them may be used.
+/// What is wrong with the records; then none of them may be used. One larger than `max_record_bytes`
+/// cannot be stored here: the nodes' limits differ.
 pub(crate) fn check(
     mut append: Append,
     records: &Slices,
-    limits: Limits,
+    max_record_bytes: usize,
+    room: usize,
     time: &mut u64,
 ) -> Result<Append, String> {
+    // What the message itself says of its entries is only good within the sender.
+    append.entries = Entries::default();
     let mut before = append.prev;
     let mut bytes = 0;
     for record in Records::checked(records) {
@@ -37,13 +32,14 @@ pub(crate) fn check(
         if !follows || id.term < before.term || id.term > append.term {
             return Err(format!("record {id} after {before} in term {}", append.term));
         }
-        let record_bytes = record.bytes.len();
-        if record_bytes > limits.max_record_bytes {
-            let max = limits.max_record_bytes;
-            return Err(format!("record {id} of {record_bytes} bytes, above {max}"));
+        if record.bytes.len() > max_record_bytes {
+            let bytes = record.bytes.len();
+            return Err(format!(
+                "record {id} has {bytes} bytes, and {max_record_bytes} are the limit"
+            ));
         }
-        bytes += record_bytes;
-        if bytes > limits.room {
+        bytes += record.bytes.len();
+        if bytes > room {
             return Ok(append);
         }
         append.entries.push(EntryId::new(id.term, id.index));
@@ -64,12 +60,6 @@ mod tests {
     use crate::record::RecordHeader;
     use crate::types::{LogIndex, Term};
 
-    const ALL: Limits = room(usize::MAX);
-
-    const fn room(room: usize) -> Limits {
-        Limits { room, max_record_bytes: 1000 }
-    }
-
     fn append() -> Append {
         Append { term: Term(3), prev: EntryId::new(Term(1), LogIndex(4)), ..Append::default() }
     }
@@ -87,7 +77,7 @@ mod tests {
     #[test]
     fn the_shape_is_that_of_the_records() {
         let slices = Slices::from(records(&[(1, 5), (3, 6), (3, 7)]));
-        let entries = check(append(), &slices, ALL, &mut 0).expect("good").entries;
+        let entries = check(append(), &slices, 64, usize::MAX, &mut 0).expect("good").entries;
         assert_eq!((entries.runs.len(), entries.last), (2, LogIndex(7)));
     }
 
@@ -96,14 +86,22 @@ mod tests {
         let slices = Slices::from(records(&[(1, 5), (3, 6), (3, 7)]));
         let fits_two = 2 * slices.len() / 3;
         assert_eq!(
-            check(append(), &slices, room(fits_two), &mut 0).expect("good").entries.last,
+            check(append(), &slices, 64, fits_two, &mut 0).expect("good").entries.last,
             LogIndex(6)
         );
         assert_eq!(
-            check(append(), &slices, room(fits_two - 1), &mut 0).expect("good").entries.last,
+            check(append(), &slices, 64, fits_two - 1, &mut 0).expect("good").entries.last,
             LogIndex(5)
         );
-        assert!(check(append(), &slices, room(0), &mut 0).expect("good").entries.is_empty());
+        assert!(check(append(), &slices, 64, 0, &mut 0).expect("good").entries.is_empty());
+    }
+
+    #[test]
+    fn a_record_that_no_segment_here_could_hold_is_refused() {
+        let slices = Slices::from(records(&[(1, 5)]));
+        let bytes = slices.len();
+        assert!(check(append(), &slices, bytes, usize::MAX, &mut 0).is_ok());
+        assert!(check(append(), &slices, bytes - 1, usize::MAX, &mut 0).is_err());
     }
 
     #[test]
@@ -117,7 +115,7 @@ mod tests {
             &[(1, 5), (1, 5)],
         ] {
             let slices = Slices::from(records(bad));
-            assert!(check(append(), &slices, ALL, &mut 0).is_err(), "{bad:?}");
+            assert!(check(append(), &slices, 64, usize::MAX, &mut 0).is_err(), "{bad:?}");
         }
     }
 
@@ -125,6 +123,6 @@ mod tests {
     fn a_damaged_record_spoils_the_append() {
         let mut bytes = records(&[(1, 5), (3, 6)]);
         *bytes.last_mut().expect("not empty") ^= 1;
-        assert!(check(append(), &Slices::from(bytes), ALL, &mut 0).is_err());
+        assert!(check(append(), &Slices::from(bytes), 64, usize::MAX, &mut 0).is_err());
     }
 }

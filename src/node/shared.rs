@@ -166,7 +166,8 @@ pub(crate) struct ApplyLane<R> {
     persisted: AtomicU64,
     /// What a machine that keeps its own state has made durable.
     kept: AtomicU64,
-    pending: Mutex<Vec<Pending<R>>>,
+    /// `None` once nobody takes them any more.
+    pending: Mutex<Option<Vec<Pending<R>>>>,
     pub(crate) busy: Busy,
 }
 
@@ -176,7 +177,7 @@ impl<R> Default for ApplyLane<R> {
             committed: AtomicU64::new(0),
             persisted: AtomicU64::new(0),
             kept: AtomicU64::new(0),
-            pending: Mutex::new(Vec::new()),
+            pending: Mutex::new(Some(Vec::new())),
             busy: Busy::default(),
         }
     }
@@ -207,13 +208,24 @@ impl<R> ApplyLane<R> {
         LogIndex(self.kept.load(Ordering::Acquire))
     }
 
+    /// Hands on a proposal; dropped, and so answered, if nobody takes it any more.
     pub(crate) fn push(&self, pending: Pending<R>) {
-        self.pending.lock().push(pending);
+        if let Some(list) = &mut *self.pending.lock() {
+            list.push(pending);
+        }
     }
 
     pub(crate) fn take(&self, into: &mut Vec<Pending<R>>) {
         debug_assert!(into.is_empty());
-        mem::swap(&mut *self.pending.lock(), into);
+        if let Some(list) = &mut *self.pending.lock() {
+            mem::swap(list, into);
+        }
+    }
+
+    /// Drops, and so answers, what was handed on and what will be.
+    pub(crate) fn close(&self) {
+        let pending = self.pending.lock().take();
+        drop(pending);
     }
 }
 

@@ -35,8 +35,7 @@ impl<S: StateMachine> Loop for SnapLoop<S> {
                 self.shared.wakers.core.wake();
                 Wait::No
             }
-            // They were let go of, because that node has them after all, or truncated, because this one
-            // leads no more: nobody wants them.
+            // Truncated since it was asked for, or let go of: there is nothing to send.
             Err(error) if matches!(error.kind, StorageErrorKind::Released) => {
                 let last = job.append.prev.index;
                 self.shared.snap.answer(Fetched { job, records: Slices::new(), last });

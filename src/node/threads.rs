@@ -15,7 +15,11 @@ use super::shared::{Loop, Shared, Wait};
 use super::stop::Phase;
 use crate::error::StopCause;
 use crate::state_machine::StateMachine;
+use crate::types::NodeId;
 use crate::wake::Wakeup;
+
+/// What Linux keeps of a thread's name.
+const MAX_NAME_BYTES: usize = 15;
 
 /// The threads of a node that have not ended.
 #[derive(Debug, Default)]
@@ -55,7 +59,7 @@ pub(crate) fn spawn<S: StateMachine>(
     driven: impl Loop + 'static,
     wakeup: Wakeup,
 ) -> io::Result<()> {
-    let name = format!("n{}-{role}", shared.id);
+    let name = thread_name(shared.id, role);
     running.names.lock().push(name.clone());
     let thread = {
         let (shared, running, name) = (Arc::clone(shared), Arc::clone(running), name.clone());
@@ -87,6 +91,13 @@ pub(crate) fn spawn<S: StateMachine>(
         running.end(&name);
     }
     spawned.map(drop)
+}
+
+/// The end of an id that is too long tells more than the end of the name would.
+fn thread_name(id: NodeId, role: &str) -> String {
+    let id = id.to_string();
+    let room = MAX_NAME_BYTES - "n-".len() - role.len();
+    format!("n{}-{role}", &id[id.len().saturating_sub(room)..])
 }
 
 fn drive<S: StateMachine>(shared: &Shared<S>, driven: &mut impl Loop, mut wakeup: Wakeup) {

@@ -149,7 +149,6 @@ impl<S: StateMachine> fmt::Debug for Ticket<S> {
 }
 
 /// The tickets of [`Node::submit_many`](crate::Node::submit_many), in the order of the commands.
-#[derive(Debug)]
 #[must_use = "tickets that nobody waits for never tell the outcome"]
 pub struct Tickets<S: StateMachine>(pub(super) Vec<Ticket<S>>);
 
@@ -176,5 +175,11 @@ impl<S: StateMachine> IntoIterator for Tickets<S> {
 
     fn into_iter(self) -> Self::IntoIter {
         self.0.into_iter()
+    }
+}
+
+impl<S: StateMachine> fmt::Debug for Tickets<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(&self.0).finish()
     }
 }

@@ -61,6 +61,8 @@ pub(super) struct Found {
     pub(super) index: LogIndex,
     /// The last index to which the records follow each other from here; then look up again.
     pub(super) limit: LogIndex,
+    /// How many truncations there had been when this was looked up.
+    pub(super) truncations: u64,
 }
 
 #[derive(Debug, Default)]
@@ -73,6 +75,7 @@ struct Inner {
     waypoints: VecDeque<Waypoint>,
     /// The waypoints before which lies something superseded, by index, ascending.
     jumps: VecDeque<LogIndex>,
+    truncations: u64,
 }
 
 #[derive(Debug)]
@@ -115,6 +118,7 @@ impl Catalog {
         }
         inner.add_waypoint(from, position);
         inner.jumps.push_back(from);
+        inner.truncations += 1;
     }
 
     /// Takes out all segments below `oldest`, in order.
@@ -145,7 +149,8 @@ impl Catalog {
         let entry = inner.segments.binary_search_by_key(&sequence, |entry| entry.place.sequence());
         let place = inner.segments[entry.expect("a waypoint's segment is there")].place.clone();
         let offset = waypoint.position.offset();
-        Some(Found { place, offset, index: waypoint.index, limit })
+        let truncations = inner.truncations;
+        Some(Found { place, offset, index: waypoint.index, limit, truncations })
     }
 
     /// The flusher's part of the first segment after `sequence`.

@@ -18,9 +18,6 @@ pub(super) const TRUNCATION_BYTES: usize = 32;
 pub(super) const SEAL_BYTES: usize = 24;
 /// What every segment keeps free at its end: a batch of nothing but a seal.
 pub(super) const SEAL_RESERVE: usize = MARK_BYTES + SEAL_BYTES;
-/// Local bytes that a batch may bring into a segment besides its records: the end of a batch that was
-/// open, a truncation in a batch of its own, and the seal.
-pub(super) const LOCAL_RESERVE: usize = SEAL_RESERVE + MARK_BYTES + TRUNCATION_BYTES;
 
 /// The version of everything in a segment file.
 pub(super) const VERSION: u32 = 0;

@@ -12,8 +12,8 @@ use std::sync::Arc;
 
 use super::catalog::{Place, WAYPOINT_BYTES};
 use super::format::{
-    LOCAL_RESERVE, MARK_BYTES, Mark, SEAL_RESERVE, SEGMENT_HEADER_BYTES, TRUNCATION_BYTES,
-    encode_seal, encode_truncation, fold, u32_at, u64_at,
+    MARK_BYTES, Mark, SEAL_RESERVE, SEGMENT_HEADER_BYTES, TRUNCATION_BYTES, encode_seal,
+    encode_truncation, fold, u32_at, u64_at,
 };
 use super::pool::{Ready, Shared};
 use super::reader::{Cut, LogReader};
@@ -222,8 +222,10 @@ impl Log {
     /// included, if none has more than [`max_record_bytes`](Self::max_record_bytes). Counts the segments
     /// that are ready.
     pub fn room(&self) -> usize {
-        let open = self.writer.free().saturating_sub(LOCAL_RESERVE);
-        let whole = self.segment_bytes - SEGMENT_HEADER_BYTES - LOCAL_RESERVE;
+        // A truncation ends the open batch and begins another.
+        let local = SEAL_RESERVE + MARK_BYTES + TRUNCATION_BYTES;
+        let open = self.writer.free().saturating_sub(local);
+        let whole = (self.segment_bytes - SEGMENT_HEADER_BYTES).saturating_sub(local);
         // A segment is left when the next record does not fit.
         let waste = self.max_record_bytes.saturating_sub(1);
         match self.shared.pool.count() {

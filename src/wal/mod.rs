@@ -59,34 +59,55 @@
 //! little-endian, and everything begins at a multiple of 8.
 //!
 //! ```text
-//! segment header                              mark: begins every batch
-//!  offset  bytes                               offset  bytes
-//!       0      8  magic "oarlkseg"                  0      4  crc      CRC32C of bytes 4 to 79
-//!       8      4  version 0                         4      4  length   80 and the top bit
-//!      12      4  sequence                          8      1  kind 1
-//!      16      8  node                              9      3  zero
-//!      24     16  incarnation                      12      4  bytes    of the batch, mark included
-//!      40      8  boot                             16      8  position     of this mark
-//!      48      8  bytes of the file                24      8  predecessor  the mark before; 0: none
-//!      56      4  zero                             32      8  durable      everything before this
-//!      60      4  CRC32C of bytes 0 to 59                     is on the disk
-//!                                                  40      8  boot     as in the header
-//! truncation: ends the log earlier                 48      4  oldest   segment that is needed
-//!  offset  bytes                                   52      4  digest   of the batch's checksums
-//!       0      4  crc                              56      8  term of the entry before the batch
-//!       4      4  length  32 and the top bit       64      8  index of the entry before the batch
-//!       8      1  kind 2                           72      4  count    of records
-//!       9      7  zero                             76      4  bytes    of these records
-//!      16      8  term of the last entry that
-//!                 stays                       seal: ends a segment
-//!      24      8  its index                    offset  bytes
-//!                                                   0      4  crc
-//! a position                                        4      4  length  24 and the top bit
-//!   bits 63-32    segment sequence                  8      1  kind 3
-//!   bits 31-0     offset in the file                9      3  zero
-//!                                                  12      4  successor's sequence
-//!                                                  16      4  this segment's sequence
-//!                                                  20      4  zero
+//! segment header
+//!  offset  bytes
+//!       0      8  magic "oarlkseg"
+//!       8      4  version 0
+//!      12      4  sequence
+//!      16      8  node
+//!      24     16  incarnation
+//!      40      8  boot: which opening of the directory made this a segment
+//!      48      8  bytes of the file
+//!      56      4  zero
+//!      60      4  crc: CRC32C of bytes 0 to 59
+//!
+//! mark: begins every batch
+//!       0      4  crc: CRC32C of bytes 4 to 79
+//!       4      4  length: 80, and the top bit
+//!       8      1  kind: 1
+//!       9      3  zero
+//!      12      4  bytes of the batch, mark included
+//!      16      8  position of this mark
+//!      24      8  predecessor: position of the mark before; 0 if there is none
+//!      32      8  durable: everything before this position was on the disk
+//!      40      8  boot, as in the header
+//!      48      4  oldest: the lowest segment that is needed
+//!      52      4  digest of the checksums in the batch
+//!      56      8  term of the entry before the batch
+//!      64      8  index of the entry before the batch
+//!      72      4  how many records
+//!      76      4  bytes of the records
+//!
+//! truncation: the log ends earlier; stands right behind its mark
+//!       0      4  crc: CRC32C of bytes 4 to 31
+//!       4      4  length: 32, and the top bit
+//!       8      1  kind: 2
+//!       9      7  zero
+//!      16      8  term of the last entry that stays
+//!      24      8  its index
+//!
+//! seal: ends a segment
+//!       0      4  crc: CRC32C of bytes 4 to 23
+//!       4      4  length: 24, and the top bit
+//!       8      1  kind: 3
+//!       9      3  zero
+//!      12      4  successor: the sequence of the next segment
+//!      16      4  sequence of this one
+//!      20      4  zero
+//!
+//! position
+//!    bits 63-32   segment sequence; the first is 1
+//!    bits 31-0    offset in the segment
 //! ```
 //!
 //! The digest starts as 0, and each checksum of truncation, records and seal, in order, makes it
@@ -127,8 +148,8 @@
 //! What can be read need not be durable: after a kill nothing has been flushed, and after a failed flush the
 //! kernel shows clean pages that never reached the disk. So every segment with bytes behind the last durable
 //! position is written anew, whole, oldest first: a new file, flushed, renamed over the old one, the
-//! directory flushed. The last one gets a seal on the way, which leads to a fresh segment. Only then does
-//! `open` return. A crash in between leaves the old file or the new one.
+//! directory flushed. So is the last one in any case, and it gets a seal on the way, which leads to a fresh
+//! segment. Only then does `open` return. A crash in between leaves the old file or the new one.
 //!
 //! Truncations, memberships and terms are gathered on the way, so a start reads every byte of the log once
 //! and keeps none of them: recovered segments are read from their files when they are needed.
@@ -188,7 +209,6 @@ use std::path::Path;
 use std::sync::Arc;
 
 use self::catalog::Place;
-use self::format::{LOCAL_RESERVE, SEGMENT_HEADER_BYTES};
 use self::identity::Directory;
 use self::log::Start;
 use self::pool::Shared;
@@ -278,12 +298,6 @@ impl From<&Config> for LogOptions {
 }
 
 impl LogOptions {
-    /// How many bytes of records fit into an empty segment. [`Log::room`] reaches that much again and
-    /// again, so a batch of no more is sure to get in some time, and a larger one is not.
-    pub const fn empty_segment_room(&self) -> usize {
-        self.segment_bytes - SEGMENT_HEADER_BYTES - LOCAL_RESERVE
-    }
-
     fn check(&self) {
         assert!(
             self.segment_bytes.is_multiple_of(1 << 16)
@@ -327,7 +341,7 @@ pub struct Recovered {
     pub entries: Entries,
     /// The members that were named at the first start.
     pub membership: Membership,
-    /// The time stamp of the last entry; 0 if there is none.
+    /// No entry has a later time stamp; 0 if there is none.
     pub last_time: u64,
 }
 

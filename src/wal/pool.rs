@@ -32,11 +32,16 @@ pub(super) struct Returned {
 
 #[derive(Debug, Default)]
 pub(super) struct Pool {
-    ready: Mutex<VecDeque<Ready>>,
+    inner: Mutex<Inner>,
     /// How many are ready; changed under the lock, looked at without it.
     count: AtomicUsize,
-    returned: Mutex<Returned>,
     wanted: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    ready: VecDeque<Ready>,
+    returned: Returned,
 }
 
 impl Pool {
@@ -45,34 +50,33 @@ impl Pool {
     }
 
     pub(super) fn add(&self, ready: Ready) {
-        let mut queue = self.ready.lock();
-        queue.push_back(ready);
-        self.count.store(queue.len(), Ordering::Release);
+        let mut inner = self.inner.lock();
+        inner.ready.push_back(ready);
+        self.count.store(inner.ready.len(), Ordering::Release);
     }
 
     /// Takes the segment that was ready first.
     pub(super) fn take(&self) -> Option<Ready> {
-        let mut queue = self.ready.lock();
-        let ready = queue.pop_front();
-        self.count.store(queue.len(), Ordering::Release);
-        drop(queue);
+        let mut inner = self.inner.lock();
+        let ready = inner.ready.pop_front();
+        self.count.store(inner.ready.len(), Ordering::Release);
         self.wake();
         ready
     }
 
     pub(super) fn cool(&self, segment: Arc<Segment>) {
-        self.returned.lock().cooling.push(segment);
+        self.inner.lock().returned.cooling.push(segment);
         self.wake();
     }
 
     pub(super) fn retire(&self, place: Place) {
-        self.returned.lock().retired.push(place);
+        self.inner.lock().returned.retired.push(place);
         self.wake();
     }
 
     /// What was given back since the last call.
     pub(super) fn collect(&self) -> Returned {
-        std::mem::take(&mut self.returned.lock())
+        std::mem::take(&mut self.inner.lock().returned)
     }
 
     /// Whether something happened since the last [`listen`](Self::listen).

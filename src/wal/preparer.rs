@@ -92,13 +92,17 @@ impl Preparer {
         options: &LogOptions,
         next_sequence: u32,
     ) -> Self {
+        let zeros = match &ground {
+            Ground::Memory => Vec::new(),
+            Ground::Files(_) => vec![0; STEP_BYTES.min(options.segment_bytes)],
+        };
         Self {
             shared,
             ground,
             segment_bytes: options.segment_bytes,
             ready_segments: options.ready_segments,
             next_sequence,
-            zeros: vec![0; STEP_BYTES.min(options.segment_bytes)],
+            zeros,
             job: None,
             cooling: Vec::new(),
             cooled: Vec::new(),
@@ -252,52 +256,52 @@ impl Preparer {
 
     fn begin(&mut self) -> Result<(), StorageError> {
         let sequence = self.next_sequence;
-        let job = match &self.ground {
-            Ground::Memory => match self.spares.pop_front() {
-                Some(Spare::Mapped(mut segment)) => {
-                    segment.reuse(sequence, None);
-                    self.add(segment);
-                    None
-                }
-                Some(Spare::File(_)) | None => {
-                    let segment = Segment::anonymous(sequence, self.segment_bytes)
-                        .map_err(|error| StorageError::io("memory", "map", error))?;
-                    Some(Job::Populate { segment, at: 0 })
-                }
-            },
-            Ground::Files(files) => match self.spares.pop_front() {
-                Some(Spare::Mapped(mut segment)) => {
-                    let files = files.clone();
-                    self.poisoning(|this| {
-                        let Backing { file, path } =
-                            segment.backing().expect("a log on disk has files").clone();
-                        files.withdraw(&path, sequence)?;
-                        let path = files.install(&*file, sequence, this.segment_bytes)?;
-                        segment.reuse(sequence, Some(path));
-                        this.add(segment);
-                        Ok(None)
-                    })?
-                }
-                Some(Spare::File(path)) => {
-                    let files = files.clone();
-                    self.poisoning(|this| {
-                        let temporary = files.withdraw(&path, sequence)?;
-                        let file = files
-                            .storage
-                            .open(&temporary, OpenMode::Write)
-                            .map_err(|error| StorageError::io(&temporary, "open", error))?;
-                        this.map(&files, file, sequence).map(Some)
-                    })?
-                }
-                None => {
-                    let (file, temporary) = files.create(sequence, self.segment_bytes)?;
-                    Some(Job::Fill { file, temporary, sequence, at: 0 })
-                }
-            },
+        self.job = match &self.ground {
+            Ground::Memory => self.begin_in_memory(sequence)?,
+            Ground::Files(files) => {
+                let files = files.clone();
+                self.begin_file(&files, sequence)?
+            }
         };
-        self.job = job;
         self.next_sequence = sequence.checked_add(1).expect("four thousand million segments");
         Ok(())
+    }
+
+    fn begin_in_memory(&mut self, sequence: u32) -> Result<Option<Job>, StorageError> {
+        if let Some(Spare::Mapped(mut segment)) = self.spares.pop_front() {
+            segment.reuse(sequence, None);
+            self.add(segment);
+            return Ok(None);
+        }
+        let segment = Segment::anonymous(sequence, self.segment_bytes)
+            .map_err(|error| StorageError::io("memory", "map", error))?;
+        Ok(Some(Job::Populate { segment, at: 0 }))
+    }
+
+    fn begin_file(&mut self, files: &Files, sequence: u32) -> Result<Option<Job>, StorageError> {
+        match self.spares.pop_front() {
+            Some(Spare::Mapped(mut segment)) => self.poisoning(|this| {
+                let Backing { file, path } =
+                    segment.backing().expect("a log on disk has files").clone();
+                files.withdraw(&path, sequence)?;
+                let path = files.install(&*file, sequence, this.segment_bytes)?;
+                segment.reuse(sequence, Some(path));
+                this.add(segment);
+                Ok(None)
+            }),
+            Some(Spare::File(path)) => self.poisoning(|this| {
+                let temporary = files.withdraw(&path, sequence)?;
+                let file = files
+                    .storage
+                    .open(&temporary, OpenMode::Write)
+                    .map_err(|error| StorageError::io(&temporary, "open", error))?;
+                this.map(files, file, sequence).map(Some)
+            }),
+            None => {
+                let (file, temporary) = files.create(sequence, self.segment_bytes)?;
+                Ok(Some(Job::Fill { file, temporary, sequence, at: 0 }))
+            }
+        }
     }
 
     fn advance(&mut self, job: Job) -> Result<(), StorageError> {

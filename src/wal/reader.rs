@@ -41,15 +41,13 @@ impl LogReader {
     /// and otherwise no more than `max_bytes` of them. Returns them with the index of the last one, which
     /// is `prev` if there are none.
     ///
-    /// Entries that may still be truncated are read as they were or as they are. The committed ones
-    /// cannot be, and are what they are.
+    /// What is returned stood in the log together, at some moment since the call began. Committed entries
+    /// are never truncated. Others may be, at any time, so whoever asks for them must check afterwards that
+    /// the log is still in the generation in which they were asked for.
     ///
     /// # Errors
-    /// `Released` if the entry after `prev` is not in the log any more; `Damaged` and `Io` if it has to
-    /// be read from a file.
-    ///
-    /// # Panics
-    /// If `last` has not been [published](super::Log::publish).
+    /// `Released` if the entry after `prev` is not in the log: let go of, truncated, or not
+    /// [published](super::Log::publish). `Damaged` and `Io` if it has to be read from a file.
     pub fn read(
         &self,
         prev: LogIndex,
@@ -57,18 +55,24 @@ impl LogReader {
         max_bytes: usize,
     ) -> Result<(Slices, LogIndex), StorageError> {
         let mut cut = Cut::new(prev, last, max_bytes);
+        let mut truncations = None;
         while !cut.is_done() {
             let next = cut.next;
-            let Some(found) = self.shared.catalog.find(next) else {
-                return Err(
-                    StorageError::new(&self.path, StorageErrorKind::Released).at_index(next)
-                );
-            };
-            match &found.place {
-                Place::Mapped(segment) => cut.take_mapped(segment, &found),
-                Place::Cold(segment) => cut.take_cold(segment, &found)?,
+            if let Some(found) = self.shared.catalog.find(next)
+                && *truncations.get_or_insert(found.truncations) == found.truncations
+            {
+                match &found.place {
+                    Place::Mapped(segment) => cut.take_mapped(segment, &found),
+                    Place::Cold(segment) => cut.take_cold(segment, &found)?,
+                }
             }
-            assert!(cut.is_done() || cut.next > next, "index {next} was not published");
+            if cut.next == next && !cut.is_done() {
+                if cut.is_empty() {
+                    let gone = StorageError::new(&self.path, StorageErrorKind::Released);
+                    return Err(gone.at_index(next));
+                }
+                break;
+            }
         }
         Ok(cut.finish())
     }
@@ -170,6 +174,11 @@ impl Cut {
                 }
                 Item::Mark { batch_bytes, count, record_bytes } => {
                     self.push_run(segment, run.take());
+                    if at != found.offset && has_truncation(segment, at, batch_bytes) {
+                        // After this was looked up the core has truncated something. What follows
+                        // supersedes what was asked for.
+                        break;
+                    }
                     if index.plus(count) <= self.next {
                         // Nothing of this batch is wanted.
                         index = index.plus(count);
@@ -178,7 +187,8 @@ impl Cut {
                         && index.plus(count).prev() <= last
                         && self.fits(record_bytes)
                     {
-                        let start = records_start(segment, at);
+                        let truncation = has_truncation(segment, at, batch_bytes);
+                        let start = at + MARK_BYTES + if truncation { TRUNCATION_BYTES } else { 0 };
                         self.take_run(segment, start, start + record_bytes, count);
                         index = index.plus(count);
                         at += batch_bytes;
@@ -304,12 +314,8 @@ impl Walk {
     }
 }
 
-/// Where the records of the batch at `mark` begin; it has some.
-fn records_start(segment: &Segment, mark: usize) -> usize {
-    match segment.item(mark + MARK_BYTES) {
-        Item::Truncation => mark + MARK_BYTES + TRUNCATION_BYTES,
-        _ => mark + MARK_BYTES,
-    }
+fn has_truncation(segment: &Segment, mark: usize, batch_bytes: usize) -> bool {
+    batch_bytes > MARK_BYTES && segment.item(mark + MARK_BYTES) == Item::Truncation
 }
 
 /// Whether good local bytes stand at the start of `bytes`.
@@ -319,5 +325,74 @@ fn is_local(bytes: &[u8], length: u32, position: Position) -> bool {
         Some(LocalKind::Truncation) => decode_truncation(bytes).is_some(),
         Some(LocalKind::Seal) => decode_seal(bytes, position.sequence()).is_some(),
         None => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{LogOptions, Memory, Opened, open_in_memory};
+    use super::*;
+    use crate::membership::Membership;
+    use crate::record::{EntryKind, RecordHeader, Records};
+    use crate::types::{EntryId, NodeId, Term};
+
+    fn log() -> Opened {
+        let options =
+            LogOptions { segment_bytes: 1 << 16, ready_segments: 1, max_entry_bytes: 1 << 10 };
+        let members = Membership::default();
+        open_in_memory(&Memory::default(), NodeId(1), &members, &options).expect("memory")
+    }
+
+    fn append(opened: &mut Opened, term: u64, count: u64) {
+        for _ in 0..count {
+            let id = EntryId::new(Term(term), opened.log.last().index.next());
+            let header = RecordHeader { id, time: 0, kind: EntryKind::Command, origin: None };
+            opened.log.append(&header, b"payload");
+        }
+        opened.log.publish();
+    }
+
+    fn ids(slices: &Slices) -> Vec<(u64, u64)> {
+        Records::checked(slices)
+            .map(|record| record.expect("good").header.id)
+            .map(|id| (id.term.0, id.index.0))
+            .collect()
+    }
+
+    #[test]
+    fn a_walk_that_meets_a_truncation_made_after_its_lookup_ends_there() {
+        for (new, batch) in [(0, 1), (1, 1), (5, 1), (5, 5)] {
+            let mut opened = log();
+            append(&mut opened, 1, 3);
+            append(&mut opened, 1, 3);
+            let reader = opened.log.reader();
+            let found = reader.shared.catalog.find(LogIndex(1)).expect("there");
+            let Place::Mapped(segment) = &found.place else { panic!("not mapped") };
+            opened.log.truncate_from(LogIndex(5), 1);
+            for _ in 0..new / batch {
+                append(&mut opened, 2, batch);
+            }
+            opened.log.publish();
+            // Whoever asked does not know of the truncation yet.
+            let mut cut = Cut::new(LogIndex(0), LogIndex(9), usize::MAX);
+            cut.take_mapped(segment, &found);
+            let old = (1..=6).map(|index| (1, index)).collect::<Vec<_>>();
+            assert_eq!(ids(&cut.slices), old, "{new} entries after the truncation");
+        }
+    }
+
+    #[test]
+    fn an_entry_that_was_truncated_and_not_replaced_is_an_error() {
+        let mut opened = log();
+        append(&mut opened, 1, 6);
+        let reader = opened.log.reader();
+        opened.log.truncate_from(LogIndex(5), 1);
+        for _ in 0..2 {
+            let error = reader.read(LogIndex(5), LogIndex(6), 1).expect_err("truncated");
+            assert!(matches!(error.kind, StorageErrorKind::Released), "{error}");
+            let (slices, last) = reader.read(LogIndex(0), LogIndex(6), 1000).expect("some of it");
+            assert_eq!((ids(&slices).len(), last), (4, LogIndex(4)));
+            opened.log.publish();
+        }
     }
 }

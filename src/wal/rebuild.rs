@@ -76,7 +76,7 @@ impl Rebuilt {
         }
         self.entries.push(id);
         self.last = id;
-        self.last_time = record.header.time;
+        self.last_time = self.last_time.max(record.header.time);
         if position.offset() - self.waypoint >= WAYPOINT_BYTES {
             self.waypoint = position.offset();
             self.shared.catalog.add_waypoint(id.index, position);
@@ -119,5 +119,48 @@ impl Rebuilt {
     fn term_at(&self, index: LogIndex) -> Term {
         let after = self.entries.runs.partition_point(|run| run.first <= index);
         after.checked_sub(1).map_or(self.base.term, |run| self.entries.runs[run].term)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{LogOptions, Memory, open_in_memory};
+    use crate::codec;
+    use crate::membership::{Member, Membership};
+    use crate::record::{EntryKind, RecordHeader};
+    use crate::types::{EntryId, LogIndex, NodeId, Term};
+
+    fn members(node: u64) -> Membership {
+        Membership::of_voters([(NodeId(node), Member::at("somewhere"))])
+    }
+
+    #[test]
+    fn memberships_are_found_and_those_that_were_truncated_are_not() {
+        let memory = Memory::default();
+        let options =
+            LogOptions { segment_bytes: 1 << 16, ready_segments: 1, max_entry_bytes: 1 << 10 };
+        let open = || open_in_memory(&memory, NodeId(1), &members(9), &options).expect("memory");
+        let mut log = open().log;
+        let mut append = |term: u64, index: u64, truncate: bool| {
+            if truncate {
+                log.truncate_from(LogIndex(index), 1);
+            }
+            let membership = members(term);
+            let mut payload = Vec::new();
+            codec::encode_message(&membership, &mut payload).expect("encodable");
+            let id = EntryId::new(Term(term), LogIndex(index));
+            let header = RecordHeader { id, time: 0, kind: EntryKind::Membership, origin: None };
+            log.append(&header, &payload);
+            log.publish();
+            (id.index, membership)
+        };
+        let first = append(1, 1, false);
+        append(2, 2, false);
+        append(3, 3, false);
+        let second = append(4, 2, true);
+        drop(log);
+        let recovered = open().recovered;
+        assert_eq!(recovered.entries.memberships, [first, second]);
+        assert_eq!(recovered.membership, members(9));
     }
 }

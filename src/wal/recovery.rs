@@ -264,10 +264,12 @@ impl Survey {
         let count = self.chain.len();
         for (at, mut scan) in std::mem::take(&mut self.chain).into_iter().enumerate() {
             let sequence = scan.file.header.sequence;
-            let seal = at + 1 == count && self.unsealed;
-            if seal || Position::new(sequence, scan.end) > self.durable {
+            // The last one is written anew in any case. It gets a seal, or it has one that an earlier start
+            // gave it, and the name of that file may be as little durable as a tail.
+            let last = at + 1 == count;
+            if last || Position::new(sequence, scan.end) > self.durable {
                 read(files, &scan.file, &mut buffer)?;
-                self.rewrite(files, &mut scan, &buffer, seal)?;
+                self.rewrite(files, &mut scan, &buffer, last && self.unsealed)?;
             }
             self.rebuilt.shared.catalog.push(
                 Place::Cold(Arc::new(ColdSegment {
@@ -546,4 +548,39 @@ fn later_durable(bytes: &[u8], from: usize, header: &SegmentHeader) -> Position 
         .map(|mark| mark.durable)
         .max()
         .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{BootCount, Incarnation, NodeId};
+
+    #[test]
+    fn a_mark_of_another_boot_sequence_or_place_counts_for_nothing() {
+        let header = SegmentHeader {
+            sequence: 3,
+            node: NodeId(1),
+            incarnation: Incarnation(5),
+            boot: BootCount(7),
+            bytes: 1 << 16,
+        };
+        let mark = Mark {
+            batch_bytes: MARK_BYTES as u32,
+            position: Position::new(3, 128),
+            durable: Position::new(3, 64),
+            boot: BootCount(7),
+            ..Mark::default()
+        };
+        let found = |mark: Mark| {
+            let mut bytes = vec![0; 256];
+            bytes[128..128 + MARK_BYTES].copy_from_slice(&mark.encode());
+            let later = later_durable(&bytes, SEGMENT_HEADER_BYTES, &header) != Position::default();
+            assert_eq!(check_batch(&bytes, 128, &header).is_ok(), later);
+            later
+        };
+        assert!(found(mark));
+        assert!(!found(Mark { boot: BootCount(6), ..mark }));
+        assert!(!found(Mark { position: Position::new(2, 128), ..mark }));
+        assert!(!found(Mark { position: Position::new(3, 136), ..mark }));
+    }
 }

@@ -422,6 +422,7 @@ impl Network {
             }
             Output::PersistHardState(state) => this.hard_states.push_back(*state),
             Output::Send { to, message } => {
+                this.disk.check_keeps(message, this.options.me.node, *to);
                 let (from, to) = (this.sender(), *to);
                 let (message, entries) = (message.clone(), Vec::new());
                 self.packets.push_back(Packet { from, to, message, entries });
@@ -482,6 +483,7 @@ impl Network {
             return Input::Sent { to, last: append.prev.index, bytes: 0 };
         }
         append.entries = shape_of(&entries);
+        assert!(this.disk.hard_state.term >= append.term, "leads a term that a crash would undo");
         let (last, bytes) = (append.entries.last, entries.len() * ENTRY_BYTES);
         let from = this.sender();
         self.packets.push_back(Packet { from, to, message: Message::Append(append), entries });
@@ -503,6 +505,24 @@ impl Node {
 }
 
 impl Disk {
+    /// What a message promises has to survive a crash of its sender.
+    fn check_keeps(&self, message: &Message, from: NodeId, to: NodeId) {
+        let stored = self.hard_state;
+        let voted_for = match message {
+            Message::Vote(vote) if vote.pre => return,
+            Message::VoteReply(reply) if reply.pre => return,
+            Message::Vote(_) => Some(from),
+            Message::VoteReply(reply) if reply.granted => Some(to),
+            _ => None,
+        };
+        let (term, is_kept) =
+            (message.term(), voted_for.is_none() || stored.voted_for == voted_for);
+        assert!(
+            stored.term > term || (stored.term == term && is_kept),
+            "{from} says {message:?} with {stored:?} on its disk"
+        );
+    }
+
     fn apply(&mut self, change: Change) {
         match change {
             Change::Truncate(from) => self.log.truncate(from.0 as usize - 1),

@@ -824,3 +824,37 @@ fn a_directory_stays_locked_until_the_last_part_of_the_log_is_gone() {
     drop(open().expect("free: a reader changes nothing"));
     drop(reader);
 }
+
+#[test]
+fn a_segment_that_was_never_flushed_is_not_let_go_of() {
+    let mut rig = Rig::new();
+    rig.append(1, b"kept");
+    rig.commit();
+    // Two rolls' worth of entries wait for the flusher, and are superseded meanwhile.
+    let started = rig.log().publish().to_word() >> 32;
+    let mut position = rig.log().publish();
+    while position.to_word() >> 32 < started + 2 {
+        rig.append(1, &[0xAB; 1000]);
+        position = rig.log().publish();
+    }
+    rig.truncate_from(2);
+    rig.append(2, b"instead");
+    let target = rig.log().publish();
+    rig.log().release(LogIndex(1));
+    rig.flush(target);
+    let rig = rig.restart();
+    assert_eq!(rig.log_ref().last(), EntryId::new(Term(2), LogIndex(2)));
+}
+
+#[test]
+fn a_recovered_term_is_on_the_disk_before_it_is_acted_on() {
+    let mut rig = Rig::new();
+    rig.append(7, b"an entry whose term was not stored");
+    rig.commit();
+    let rig = rig.restart();
+    assert_eq!(rig.opened.recovered.hard_state.term, Term(7));
+    let vote = rig.disk.durable_bytes(&Path::new(wal_rig::DIR).join("vote")).expect("a vote file");
+    for slot in [0, 4096] {
+        assert_eq!(vote[slot + 32..slot + 40], 7_u64.to_le_bytes());
+    }
+}

@@ -65,7 +65,7 @@ pub(crate) struct CoreLoop<S: StateMachine> {
     pub(super) dirty: bool,
     /// What was published, and not flushed nor asked to be.
     pub(super) published: Option<Position>,
-    /// Something was committed that the `apply` loop has not been woken for.
+    /// Something was committed, or may be applied since, that the `apply` loop has not been told of.
     pub(super) committed: bool,
     /// What the core is told once its orders so far are carried out.
     pub(super) later: VecDeque<Input>,
@@ -174,7 +174,7 @@ impl<S: StateMachine> CoreLoop<S> {
         }
         let message = match message {
             Message::Append(append) => {
-                let room = self.room();
+                let room = self.room_for_appends();
                 let max_record = self.log.max_record_bytes();
                 match received::check(append, &records, max_record, room, &mut self.last_time) {
                     Ok(append) => Message::Append(append),
@@ -192,11 +192,21 @@ impl<S: StateMachine> CoreLoop<S> {
         log::warn!("node={} refused message from={} why={why:?}", self.me.node, from.node);
     }
 
-    /// The bytes of records that may enter the log now.
-    fn room(&mut self) -> usize {
-        if self.backlog.bytes(self.shared.applied.get()) > self.shared.config.max_unapplied_bytes {
-            return 0;
-        }
+    /// The bytes of proposals' records that may enter the log now.
+    fn room_for_proposals(&mut self) -> usize {
+        let unapplied = self.backlog.bytes(self.shared.applied.get());
+        if unapplied > self.shared.config.max_unapplied_bytes { 0 } else { self.unreserved_room() }
+    }
+
+    /// The bytes of a leader's records that may enter the log now. What is not committed does not count:
+    /// to refuse the entries that would commit it, or take its place, would be to refuse them for ever.
+    /// The leader's own limit bounds it.
+    fn room_for_appends(&mut self) -> usize {
+        let due = self.backlog.due(self.shared.applied.get(), self.core.committed());
+        if due > self.shared.config.max_unapplied_bytes { 0 } else { self.unreserved_room() }
+    }
+
+    fn unreserved_room(&self) -> usize {
         self.log.room().saturating_sub(RESERVED_ROOM)
     }
 
@@ -223,7 +233,7 @@ impl<S: StateMachine> CoreLoop<S> {
         let Some(bytes) = self.shared.inbox.next_bytes() else {
             return false;
         };
-        if self.core.role() == Role::Leader && self.room() < bytes {
+        if self.core.role() == Role::Leader && self.room_for_proposals() < bytes {
             return false;
         }
         let Some(generation) = self.shared.inbox.take() else {
@@ -290,6 +300,9 @@ impl<S: StateMachine> CoreLoop<S> {
         }
         if self.committed {
             self.committed = false;
+            // Only now: an entry may be committed in the step that stores it, and the `apply` loop, which
+            // may be looking at this very moment, reads what is published.
+            self.shared.apply.set_committed(self.core.committed());
             if !self.apply_here() {
                 self.shared.wakers.apply.wake();
             }
@@ -350,9 +363,12 @@ impl<S: StateMachine> CoreLoop<S> {
                 self.close()
             }
             Closing::Flush(target) => {
-                if self.memory.is_none() && self.shared.wal.flushed() < target {
+                let flushed = self.shared.wal.flushed();
+                if self.memory.is_none() && flushed < target {
                     return false;
                 }
+                // So that the log knows what there is to cover.
+                self.log.persisted(flushed);
                 if self.memory.is_none()
                     && let Some(cover) = self.log.cover()
                 {

@@ -20,6 +20,8 @@ mod core_loop;
 mod group;
 mod inbox;
 mod inside;
+#[cfg(test)]
+mod interleavings;
 mod orders;
 mod reads;
 mod received;

@@ -48,6 +48,7 @@ impl<S: StateMachine> CoreLoop<S> {
             Output::Append { first, count, entries } => self.append(first, count, &entries),
             Output::Truncate { from, generation } => {
                 self.log.truncate_from(from, generation.0);
+                self.backlog.truncated(from);
                 self.dirty = true;
             }
             Output::Store { first, last } => {
@@ -58,10 +59,7 @@ impl<S: StateMachine> CoreLoop<S> {
             Output::PersistHardState(hard_state) => self.persist(hard_state),
             Output::Send { to, message } => self.send(to, message),
             Output::SendAppend { to, append, max_bytes } => self.send_append(to, append, max_bytes),
-            Output::Committed(index) => {
-                self.shared.apply.set_committed(index);
-                self.committed = true;
-            }
+            Output::Committed(_) => self.committed = true,
             Output::RoleChanged { role, term, leader } => {
                 let leader = leader.map_or("none".to_owned(), |leader| leader.to_string());
                 log::info!("node={} role={role} term={term} leader={leader}", self.me.node);
@@ -173,6 +171,11 @@ impl<S: StateMachine> CoreLoop<S> {
         // Only what is published may be sent.
         self.publish();
         let prev = append.prev.index;
+        if prev < self.log.base().index {
+            // Every member had these entries, and this one has lost its directory since. It gets nothing:
+            // the core asks again with the next heartbeat, and no follower can make a leader fall.
+            return self.later.push_back(Input::Sent { to, last: prev, bytes: 0 });
+        }
         match self.log.slices(prev, max_bytes) {
             Fetch::Hot(records, last) => self.send_records(to, append, records, last),
             Fetch::Cold => {
@@ -199,7 +202,11 @@ impl<S: StateMachine> CoreLoop<S> {
     pub(super) fn send_fetched(&mut self, fetched: Fetched) {
         let Fetched { job, records, last } = fetched;
         if job.term == self.core.term() && self.core.role() == Role::Leader {
-            self.send_records(job.to, job.append, records, last);
+            if records.is_empty() {
+                self.later.push_back(Input::Sent { to: job.to, last, bytes: 0 });
+            } else {
+                self.send_records(job.to, job.append, records, last);
+            }
             if let Some(sent) = self.later.pop_front() {
                 self.feed(sent);
             }

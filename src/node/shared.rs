@@ -264,7 +264,9 @@ impl SnapLane {
     }
 
     pub(crate) fn take_job(&self) -> Option<FetchJob> {
-        self.jobs.lock().pop()
+        // First come, first served, or one that lags far would keep others waiting.
+        let mut jobs = self.jobs.lock();
+        (!jobs.is_empty()).then(|| jobs.remove(0))
     }
 
     pub(crate) fn answer(&self, fetched: Fetched) {

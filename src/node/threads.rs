@@ -1,5 +1,6 @@
 //! The threads that drive a node's loops, and knowing when they have ended.
 
+use std::any::Any;
 use std::io;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
@@ -64,12 +65,20 @@ pub(crate) fn spawn<S: StateMachine>(
         let (shared, running, name) = (Arc::clone(shared), Arc::clone(running), name.clone());
         move || {
             let inside = Inside::enter(Arc::as_ptr(&shared) as usize);
-            // The loop is dropped in there, before anybody hears that the thread has ended.
-            let outcome = panic::catch_unwind(AssertUnwindSafe(|| drive(&shared, driven, wakeup)));
-            if let Err(panic) = outcome {
+            let mut driven = driven;
+            let stop = |panic: Box<dyn Any + Send>| {
                 let message = panic_message(&*panic);
                 let cause = StopCause::Panicked { thread: name.clone(), message };
                 shared.stop(Phase::Halted, cause);
+            };
+            let drive = AssertUnwindSafe(|| drive(&shared, &mut driven, wakeup));
+            if let Err(panic) = panic::catch_unwind(drive) {
+                stop(panic);
+            }
+            // The loop goes after the cause is known, which it tells whoever waits for it, and before
+            // anybody hears that the thread has ended.
+            if let Err(panic) = panic::catch_unwind(AssertUnwindSafe(|| drop(driven))) {
+                stop(panic);
             }
             drop(inside);
             // The last reference may be this one, and the user's state go with it.
@@ -91,7 +100,7 @@ fn thread_name(id: NodeId, role: &str) -> String {
     format!("n{}-{role}", &id[id.len().saturating_sub(room)..])
 }
 
-fn drive<S: StateMachine>(shared: &Shared<S>, mut driven: impl Loop, mut wakeup: Wakeup) {
+fn drive<S: StateMachine>(shared: &Shared<S>, driven: &mut impl Loop, mut wakeup: Wakeup) {
     loop {
         match driven.step(shared.clock.now()) {
             Wait::No => {}

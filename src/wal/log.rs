@@ -475,7 +475,12 @@ impl Log {
     pub fn release(&mut self, up_to: LogIndex) {
         assert!(up_to <= self.last.index, "release {up_to}, the log ends with {}", self.last);
         let before = self.oldest();
-        while self.segments.len() > 1 && self.segments[1].base.index <= up_to {
+        // Entries that were superseded may not have been flushed, and a segment that the flusher has not
+        // entered is still its to write: the marks of its successors lead back to it.
+        while self.segments.len() > 1
+            && self.segments[1].base.index <= up_to
+            && self.segments[1].sequence <= self.flushed.sequence()
+        {
             self.segments.pop_front();
         }
         let oldest = self.oldest();

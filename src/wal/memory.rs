@@ -111,6 +111,7 @@ pub fn open_in_memory(
     shared.catalog.push(Place::Mapped(Arc::clone(ready.writer.segment())), None);
     let start = Start::of(&rebuilt, hot, last_mark, sender.boot);
     let recovered: Recovered = recovered(rebuilt, sender, state.hard_state, initial.clone());
+    state.hard_state = recovered.hard_state;
     state.shared = Arc::clone(&shared);
     state.open = true;
     drop(state);

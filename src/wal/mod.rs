@@ -379,7 +379,7 @@ pub fn open(
     let shared = Arc::new(Shared::default());
 
     let mut survey = recovery::survey(&files, directory.log_exists(), Arc::clone(&shared))?;
-    let (vote, hard_state) = VoteFile::open(storage, dir)?;
+    let (mut vote, hard_state) = VoteFile::open(storage, dir)?;
 
     let ground = Ground::Files(files.clone());
     let mut preparer = Preparer::new(Arc::clone(&shared), ground, options, survey.active);
@@ -400,6 +400,8 @@ pub fn open(
     let start = Start::of(&survey.rebuilt, Vec::new(), survey.last_mark, sender.boot);
     let membership = directory.membership().clone();
     let recovered = recovered(survey.rebuilt, sender, hard_state, membership);
+    // The term may have come with an entry. Whoever acts in it counts on its being stored.
+    vote.store(recovered.hard_state)?;
     let flusher = Flusher::new(Arc::clone(&shared), ready.write_back, vote, Arc::clone(&directory));
     let owner = Owner::Directory(directory);
     let log = Log::new(shared, owner, path, ready.writer, options, start);

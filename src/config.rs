@@ -70,8 +70,9 @@ pub struct Config {
     pub stuck_after: Duration,
     /// The size of one segment file of the log, in bytes.
     pub segment_bytes: usize,
-    /// How many empty segments are kept ready. Memory for the log's mappings is about
-    /// `segment_bytes` × (`ready_segments` + 2).
+    /// How many empty segments are kept ready; as many sealed ones stay mapped, and as many that were let go
+    /// of wait to be used again. Memory for the log's mappings lies between `segment_bytes` ×
+    /// (`ready_segments` + 1) and `segment_bytes` × (3 × `ready_segments` + 1).
     pub ready_segments: usize,
 }
 
@@ -95,8 +96,8 @@ impl Default for Config {
             max_apply_bytes: 256 << 10,
             max_peer_queue_bytes: 64 << 20,
             stuck_after: Duration::from_secs(2),
-            segment_bytes: 16 << 20,
-            ready_segments: 2,
+            segment_bytes: 8 << 20,
+            ready_segments: 3,
         }
     }
 }
@@ -115,6 +116,7 @@ impl Config {
             max_unapplied_bytes: 8 << 20,
             max_peer_queue_bytes: 16 << 20,
             segment_bytes: 1 << 20,
+            ready_segments: 2,
             ..Self::default()
         }
     }

@@ -4,6 +4,7 @@
 //! takes the token looks everywhere before it waits again, so no work is missed, and a thousand wakes of
 //! a busy thread cost one token.
 
+use std::cell::Cell;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -17,7 +18,12 @@ pub(crate) struct Waker(Sender<()>);
 #[derive(Debug)]
 pub(crate) struct Wakeup {
     token: Receiver<()>,
-    /// How often to give way to other threads before sleeping; follows what has paid lately.
+    patience: Patience,
+}
+
+/// How often to give way to other threads before sleeping; follows what has paid lately.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Patience {
     yields: u32,
 }
 
@@ -32,7 +38,7 @@ impl Waker {
     /// A waker and what it wakes.
     pub(crate) fn new() -> (Self, Wakeup) {
         let (sender, token) = bounded(1);
-        (Self(sender), Wakeup { token, yields: MAX_YIELDS })
+        (Self(sender), Wakeup { token, patience: Patience::new() })
     }
 
     /// Leaves the token; if it is there already, the thread has yet to look.
@@ -49,23 +55,57 @@ impl Wakeup {
 
     /// Waits for the token, at most for `timeout` (for ever without one).
     pub(crate) fn wait(&mut self, timeout: Option<Duration>) {
-        for _ in 0..self.yields {
-            if self.taken() {
-                return;
-            }
-            thread::yield_now();
+        if self.patience.wait(|| self.token.try_recv().is_ok()) {
+            return;
         }
-        let asleep = Instant::now();
-        match timeout {
+        self.patience.sleep(|| match timeout {
             // Disconnected: every waker is gone, and so is the node; the caller sees that it stops.
             Some(timeout) => drop(self.token.recv_timeout(timeout)),
             None => drop(self.token.recv()),
+        });
+    }
+}
+
+impl Patience {
+    pub(crate) const fn new() -> Self {
+        Self { yields: MAX_YIELDS }
+    }
+
+    /// Gives way until `done`, a few times at most; true if it is.
+    pub(crate) fn wait(self, mut done: impl FnMut() -> bool) -> bool {
+        for _ in 0..self.yields {
+            if done() {
+                return true;
+            }
+            thread::yield_now();
         }
-        // Had giving way a little longer saved the sleep? Never stop trying, nor try for ever.
+        done()
+    }
+
+    /// Sleeps, and learns from how long that lasted whether giving way a little longer had saved it. Never
+    /// stops trying, nor tries for ever.
+    pub(crate) fn sleep<T>(&mut self, sleep: impl FnOnce() -> T) -> T {
+        let asleep = Instant::now();
+        let result = sleep();
         self.yields = if asleep.elapsed() < SHORT_SLEEP {
             MAX_YIELDS.min(self.yields * 2)
         } else {
             (self.yields / 2).max(1)
         };
+        result
+    }
+}
+
+thread_local! {
+    static PATIENCE: Cell<Patience> = const { Cell::new(Patience::new()) };
+}
+
+/// Gives way until `done`, and otherwise calls `sleep`, with what the current thread has learnt of its
+/// waits. For callers, who have no [`Wakeup`] of their own.
+pub(crate) fn wait_for(done: impl FnMut() -> bool, sleep: impl FnOnce()) {
+    let mut patience = PATIENCE.get();
+    if !patience.wait(done) {
+        patience.sleep(sleep);
+        PATIENCE.set(patience);
     }
 }

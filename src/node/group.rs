@@ -6,7 +6,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
 use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
@@ -15,9 +14,7 @@ use super::stop::Stop;
 use crate::clock::Time;
 use crate::error::StopCause;
 use crate::types::{EntryId, NodeId};
-
-/// How often a waiter gives way to other threads before it sleeps; see [`crate::wake`].
-const MAX_YIELDS: u32 = 32;
+use crate::wake::wait_for;
 
 /// What became of one proposal.
 #[derive(Clone, Debug)]
@@ -180,19 +177,18 @@ impl<R> Group<R> {
 
     /// Waits for the slot's answer until `deadline`.
     pub(crate) fn take_until(&self, slot: usize, deadline: Instant) -> Option<Answer<R>> {
-        for _ in 0..MAX_YIELDS {
-            if self.is_answered(slot) {
-                break;
-            }
-            thread::yield_now();
-        }
-        let mut state = self.state.lock();
-        while self.answered.load(Ordering::Relaxed) <= slot {
-            if self.changed.wait_until(&mut state, deadline).timed_out() {
-                break;
-            }
-        }
-        (self.answered.load(Ordering::Relaxed) > slot).then(|| self.take_from(&mut state, slot))
+        wait_for(
+            || self.is_answered(slot),
+            || {
+                let mut state = self.state.lock();
+                while !self.is_answered(slot) {
+                    if self.changed.wait_until(&mut state, deadline).timed_out() {
+                        break;
+                    }
+                }
+            },
+        );
+        self.try_take(slot)
     }
 }
 
@@ -314,6 +310,8 @@ impl<R> Drop for Unplaced<R> {
 
 #[cfg(test)]
 mod tests {
+    use std::thread;
+
     use super::*;
     use crate::types::{LogIndex, Term};
 

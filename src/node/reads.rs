@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
 use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
@@ -10,9 +9,7 @@ use parking_lot::{Condvar, Mutex};
 use super::stop::Stop;
 use crate::error::StopCause;
 use crate::types::{LogIndex, NodeId};
-use crate::wake::Waker;
-
-const MAX_YIELDS: u32 = 32;
+use crate::wake::{Waker, wait_for};
 
 /// What a group of readers is told.
 #[derive(Clone, Debug)]
@@ -49,19 +46,18 @@ impl ReadGroup {
 
     /// Waits for the word until `deadline`.
     pub(crate) fn wait(&self, deadline: Instant) -> Option<Confirmation> {
-        for _ in 0..MAX_YIELDS {
-            if self.done.load(Ordering::Acquire) {
-                break;
-            }
-            thread::yield_now();
-        }
-        let mut confirmation = self.confirmation.lock();
-        while confirmation.is_none() {
-            if self.changed.wait_until(&mut confirmation, deadline).timed_out() {
-                break;
-            }
-        }
-        confirmation.clone()
+        wait_for(
+            || self.done.load(Ordering::Acquire),
+            || {
+                let mut confirmation = self.confirmation.lock();
+                while confirmation.is_none() {
+                    if self.changed.wait_until(&mut confirmation, deadline).timed_out() {
+                        break;
+                    }
+                }
+            },
+        );
+        self.confirmation.lock().clone()
     }
 }
 

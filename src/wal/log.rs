@@ -25,8 +25,6 @@ use crate::record::{RecordHeader, align, peek_length, record_bytes};
 use crate::slices::Slices;
 use crate::types::{BootCount, EntryId, LogIndex, Term};
 
-/// Sealed segments that stay mapped, for followers that are a little behind.
-const HOT_SEGMENTS: usize = 1;
 /// Batches whose place the core knows by heart.
 const RECENT_BATCHES: usize = 256;
 /// Batches whose end is remembered until it is durable; beyond, neighbours are taken together.
@@ -50,6 +48,9 @@ pub struct Log {
     path: PathBuf,
     boot: BootCount,
     segment_bytes: usize,
+    /// Sealed segments that stay mapped: for followers that are a little behind, and because one that is
+    /// let go of while it is mapped can be used again as it is.
+    hot_segments: usize,
     max_record_bytes: usize,
 
     writer: Writer,
@@ -174,6 +175,7 @@ impl Log {
             path,
             boot: start.boot,
             segment_bytes: options.segment_bytes,
+            hot_segments: options.ready_segments,
             max_record_bytes: record_bytes(options.max_entry_bytes, true),
             batch: None,
             last_mark: start.last_mark,
@@ -628,7 +630,7 @@ impl Log {
         self.shared.catalog.add_waypoint(self.last.index.next(), self.writer.position());
         self.hot.push_back(segment);
         // Without files the mappings are the log.
-        while !self.is_in_memory() && self.hot.len() > HOT_SEGMENTS + 1 {
+        while !self.is_in_memory() && self.hot.len() > self.hot_segments + 1 {
             let sealed = self.hot.pop_front().expect("more than one");
             while self.recent.front().is_some_and(|run| run.sequence <= sealed.sequence()) {
                 self.recent.pop_front();

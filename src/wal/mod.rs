@@ -171,9 +171,9 @@
 //!
 //! # Memory
 //!
-//! Mapped are the segments that are ready, the active one, and one that is sealed: about
-//! `segment_bytes` × (`ready_segments` + 2), and one more while it waits to be used again. The mappings are
-//! private (copy-on-write) and their pages populated in advance, so this is memory beside the page cache; a
+//! Mapped are the active segment and `ready_segments` that are ready; as many that are sealed, once there
+//! are; and as many that wait to be used again, once some were let go of: from `segment_bytes` ×
+//! (`ready_segments` + 1) to `segment_bytes` × (3 × `ready_segments` + 1). The mappings are private (copy-on-write) and their pages populated in advance, so this is memory beside the page cache; a
 //! store neither faults, nor dirties the page cache, nor meets a full disk. A log in memory has all its
 //! segments mapped until they are released.
 //!

@@ -28,8 +28,6 @@ use crate::types::Sender;
 
 /// The most that one step writes or populates.
 const STEP_BYTES: usize = 1 << 20;
-/// Unneeded segments that are kept with their mappings.
-const MAPPED_SPARES: usize = 1;
 
 /// Owned by the `seg` thread; see [`wal`](super).
 #[derive(Debug)]
@@ -225,9 +223,14 @@ impl Preparer {
 
     fn keep_mapped(&mut self, segment: Segment) -> Result<(), StorageError> {
         let mapped = self.spares.iter().filter(|spare| matches!(spare, Spare::Mapped(_))).count();
-        if mapped < MAPPED_SPARES && segment.capacity() == self.segment_bytes {
-            // In front: it is ready sooner than a file.
+        if mapped < self.ready_segments && segment.capacity() == self.segment_bytes {
+            // In front: it is ready sooner than a file, one of which makes way.
             self.spares.push_front(Spare::Mapped(segment));
+            if self.spares.len() > self.ready_segments
+                && let Some(Spare::File(path)) = self.spares.pop_back()
+            {
+                self.delete(&path)?;
+            }
             return Ok(());
         }
         match segment.backing() {
@@ -241,12 +244,16 @@ impl Preparer {
             self.spares.push_back(Spare::File(path));
             return Ok(());
         }
+        self.delete(&path)
+    }
+
+    fn delete(&self, path: &Path) -> Result<(), StorageError> {
         // Needs no flush of the directory: a file that comes back after a crash lies below the oldest
         // segment that counts, and is deleted again.
         let Ground::Files(files) = &self.ground else {
             unreachable!("a log in memory has no files");
         };
-        files.storage.remove(&path).map_err(|error| StorageError::io(&path, "remove", error))
+        files.storage.remove(path).map_err(|error| StorageError::io(path, "remove", error))
     }
 
     /// Takes in a file that no log needs, found at the start.

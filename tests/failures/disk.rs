@@ -95,6 +95,7 @@ fn nothing_is_acknowledged_after_a_failed_flush_and_nothing_acknowledged_is_lost
         });
         let mut acknowledged = 0;
         for value in 0.. {
+            assert!(value < 1000, "it went on after a failed flush");
             if !is_acknowledged(node.propose(value)) {
                 break;
             }
@@ -140,6 +141,7 @@ fn a_leader_whose_flush_fails_stops_and_the_others_go_on() {
     });
     // The other two are a quorum, so some of these may be acknowledged before the leader is gone.
     for value in 100.. {
+        assert!(value < 10_000, "it went on after a failed flush");
         if !is_acknowledged(old.propose(value)) {
             break;
         }

@@ -1,5 +1,7 @@
 //! Commands that do not fit, and state machines that encode badly.
 
+#![allow(clippy::result_large_err, reason = "outcomes carry the command")]
+
 use std::panic::{self, AssertUnwindSafe};
 
 use oarlock::error::{ApplyError, EncodeError};
@@ -25,7 +27,7 @@ impl StateMachine for Scribe {
             }
             Some(b'?') => panic!("what is this?"),
             // Replaces the buffer instead of appending to it.
-            Some(b'=') => *out = command.clone(),
+            Some(b'=') => out.clone_from(command),
             Some(b'-') => out.clear(),
             _ => out.extend_from_slice(command),
         }

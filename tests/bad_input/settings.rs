@@ -44,7 +44,7 @@ const CASES: [Case; 24] = [
     ("stuck_after", "not be zero", |config| config.stuck_after = Duration::ZERO),
     ("segment_bytes", "multiple of 65536", |config| config.segment_bytes += 4096),
     ("segment_bytes", "between 64 KiB and 1 GiB", |config| {
-        config.segment_bytes = (1 << 30) + (1 << 16)
+        config.segment_bytes = (1 << 30) + (1 << 16);
     }),
     ("max_entry_bytes", "less than half of segment_bytes", |config| {
         config.max_entry_bytes = config.segment_bytes / 2 - 63;

@@ -13,7 +13,7 @@ use oarlock::transport::memory::Network;
 use oarlock::wal::Disk;
 use oarlock::{
     Cluster, ClusterError, Config, Consistency, EntryId, LogIndex, Node, ProposeError, ReadError,
-    Role, StartError, StopCause, UnknownCause,
+    Role, StartError, StopCause, Tickets, UnknownCause,
 };
 
 use super::gates::{TroubledDisk, Troubles};
@@ -193,7 +193,7 @@ fn a_full_disk_stops_its_node_with_a_typed_error_and_the_others_go_on() {
     let mut acknowledged = Vec::new();
     let mut value = 0;
     while old.status().stopped.is_none() {
-        for outcome in old.submit_many(value..value + 500).map_or(vec![], |many| many.wait_all()) {
+        for outcome in old.submit_many(value..value + 500).map_or(vec![], Tickets::wait_all) {
             if is_acknowledged(outcome) {
                 acknowledged.push(value);
             }

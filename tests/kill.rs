@@ -157,12 +157,12 @@ fn check(dir: &Path, acknowledged: &mut Vec<u64>, seed: u64) {
     for (node, values) in (1..).zip(&held) {
         let ascending = values.windows(2).all(|pair| pair[0] < pair[1]);
         assert!(ascending, "seed {seed}: node {node} has a value twice, or out of order");
-        let lost: Vec<u64> = acknowledged
+        let missing: Vec<u64> = acknowledged
             .iter()
             .copied()
             .filter(|value| values.binary_search(value).is_err())
             .collect();
-        assert_eq!(lost, [], "seed {seed}: node {node} has lost acknowledged writes");
+        assert_eq!(missing, [], "seed {seed}: node {node} has lost acknowledged writes");
         assert_eq!(values, &held[0], "seed {seed}: nodes 1 and {node} differ");
     }
 }

@@ -1,5 +1,7 @@
 //! Commands that do not fit, and state machines that encode badly.
 
+#![allow(clippy::result_large_err, reason = "outcomes carry the command")]
+
 use std::panic::{self, AssertUnwindSafe};
 
 use oarlock::error::{ApplyError, EncodeError};

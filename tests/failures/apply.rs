@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use crossbeam_channel::bounded;
 use oarlock::wal::Memory;
 use oarlock::{
     Cluster, Config, Consistency, EntryId, Node, ProposeError, ReadError, Role, StopCause, Tickets,
@@ -116,17 +117,17 @@ fn readers_that_wait_for_an_entry_are_told_when_applying_it_fails() {
     let bad = leader.submit(Order::Panic(5)).expect("taken");
     let entry = bad.wait_appended(PATIENCE).expect("in the log");
     until(|| leader.status().committed >= entry.index);
-    let waiting: Vec<_> = (0..4)
-        .map(|_| {
-            let leader = leader.clone();
-            thread::spawn(move || leader.read_timeout(PATIENCE, |state| state.left))
-        })
-        .collect();
+    // Their own deadline is too far away to help.
+    let (tell, told) = bounded(4);
+    for _ in 0..4 {
+        let (leader, tell) = (leader.clone(), tell.clone());
+        thread::spawn(move || tell.send(leader.read_timeout(Duration::MAX, |state| state.left)));
+    }
     thread::sleep(Duration::from_millis(20));
     gate.open();
     assert_eq!(held.wait().expect("applied"), 1);
-    for reader in waiting {
-        match reader.join().expect("no panic") {
+    for _ in 0..4 {
+        match told.recv_timeout(PATIENCE).expect("they are woken") {
             Err(ReadError::Stopped(cause)) => assert_eq!(blamed(&cause).0, entry),
             other => panic!("{other:?}"),
         }

@@ -7,13 +7,13 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 
-use oarlock::error::StorageErrorKind;
+use oarlock::error::{StorageError, StorageErrorKind};
 use oarlock::simulation::{Fault, FaultError, Operation, SimDisk};
 use oarlock::transport::memory::Network;
 use oarlock::wal::Disk;
 use oarlock::{
     Cluster, ClusterError, Config, Consistency, EntryId, LogIndex, Node, ProposeError, ReadError,
-    Role, StartError, StopCause, UnknownCause,
+    Role, StartError, StopCause, Tickets, UnknownCause,
 };
 
 use super::gates::{TroubledDisk, Troubles};
@@ -34,10 +34,9 @@ fn narrow() -> Config {
 /// Why the operating system refused what `cause` is about.
 fn refusal(cause: &StopCause) -> std::io::ErrorKind {
     match cause {
-        StopCause::Storage(failure) => match &failure.kind {
-            StorageErrorKind::Io { error, .. } => error.kind(),
-            other => panic!("{other:?}"),
-        },
+        StopCause::Storage(StorageError { kind: StorageErrorKind::Io { error, .. }, .. }) => {
+            error.kind()
+        }
         other => panic!("{other}"),
     }
 }
@@ -96,6 +95,7 @@ fn nothing_is_acknowledged_after_a_failed_flush_and_nothing_acknowledged_is_lost
         });
         let mut acknowledged = 0;
         for value in 0.. {
+            assert!(value < 1000, "it went on after a failed flush");
             if !is_acknowledged(node.propose(value)) {
                 break;
             }
@@ -141,6 +141,7 @@ fn a_leader_whose_flush_fails_stops_and_the_others_go_on() {
     });
     // The other two are a quorum, so some of these may be acknowledged before the leader is gone.
     for value in 100.. {
+        assert!(value < 10_000, "it went on after a failed flush");
         if !is_acknowledged(old.propose(value)) {
             break;
         }
@@ -192,9 +193,7 @@ fn a_full_disk_stops_its_node_with_a_typed_error_and_the_others_go_on() {
     let mut acknowledged = Vec::new();
     let mut value = 0;
     while old.status().stopped.is_none() {
-        for outcome in
-            old.submit_many(value..value + 500).map_or(vec![], oarlock::Tickets::wait_all)
-        {
+        for outcome in old.submit_many(value..value + 500).map_or(vec![], Tickets::wait_all) {
             if is_acknowledged(outcome) {
                 acknowledged.push(value);
             }

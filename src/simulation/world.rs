@@ -197,6 +197,10 @@ impl fmt::Debug for World {
 
 /// How many loops a node has.
 const LOOPS: usize = 5;
+/// Which of them is the core's.
+const CORE: usize = 0;
+/// Which of them flushes.
+const WAL: usize = 4;
 /// Clients do not wait for more writes than this at once.
 const MAX_WRITES: usize = 64;
 
@@ -400,7 +404,7 @@ impl World {
         }
         durable::check_term_and_vote(&self.machines[&from].disk, envelope)?;
         if let Some(acknowledged) = durable::acknowledged_by(&envelope.message)
-            && self.chance(1, 512)
+            && self.chance(if self.machines[&from].held.contains_key(&WAL) { 64 } else { 1 }, 512)
         {
             let recovered = self.recover(from)?;
             let last = durable::last(&recovered);
@@ -443,7 +447,13 @@ impl World {
 
     fn disturb(&mut self) -> Result<(), Broken> {
         let ids = self.ids();
-        let id = ids[self.rng.usize(..ids.len())];
+        let mut id = ids[self.rng.usize(..ids.len())];
+        // Leaders have the worst luck: their uncommitted tails are where it gets difficult.
+        if self.rng.bool()
+            && let Some(leader) = self.a_leader()
+        {
+            id = leader;
+        }
         if self.chance(self.options.crash, 10_000) {
             // Now and then the lights go out everywhere.
             let all = self.chance(1, 8);
@@ -461,8 +471,12 @@ impl World {
         }
         if self.chance(self.options.slow, 10_000) {
             let until = self.clock.now().after(Duration::from_millis(self.rng.u64(..3000)));
-            let which = self.rng.usize(..LOOPS);
+            let which = [CORE, WAL, self.rng.usize(..LOOPS)][self.rng.usize(..3)];
             self.machines.get_mut(&id).expect("drawn").held.insert(which, until);
+            // A machine that sleeps hears nothing when it wakes either, until its network is up.
+            if which == CORE && self.rng.bool() {
+                self.cut_off(id);
+            }
         }
         if self.chance(self.options.fault, 10_000) {
             let operation = [None, Some(Operation::Write), Some(Operation::Sync)];
@@ -477,6 +491,20 @@ impl World {
             machine.is_faulty = true;
         }
         Ok(())
+    }
+
+    fn a_leader(&self) -> Option<NodeId> {
+        let mut running =
+            self.machines.iter().filter_map(|(id, m)| Some((*id, m.running.as_ref()?)));
+        running.find(|(_, node)| node.node().leads()).map(|(id, _)| id)
+    }
+
+    fn cut_off(&mut self, id: NodeId) {
+        for other in self.ids() {
+            self.cut.extend([(id, other), (other, id)]);
+        }
+        // What was under way is lost with the link.
+        self.under_way.retain(|_, envelope| envelope.to != id && envelope.from.node != id);
     }
 
     /// Connects everything, or cuts off `id` in one direction or both, or parts the nodes in two.

@@ -285,7 +285,9 @@ fn nobody_is_told_of_a_committed_entry_before_it_can_be_read() {
     rig.turn();
     // The `apply` thread looks in the middle of a step that stores what is committed already.
     let apply = Arc::clone(&rig.apply);
-    rig.tap.hook.lock().replace(Box::new(move || drop(apply.lock().step(Time::default()))));
+    rig.tap.hook.lock().replace(Box::new(move || {
+        apply.lock().step(Time::default());
+    }));
     rig.append(1, EntryId::ZERO, 2, 8, 2);
     rig.heartbeat(1, 2);
     rig.core.step(rig.now);

@@ -57,7 +57,7 @@ impl StateMachine for Ledger {
     fn encode(command: &u64, out: &mut Vec<u8>) -> Result<(), EncodeError> {
         out.extend_from_slice(&command.to_le_bytes());
         // Some are small, and some fill segments.
-        let padding = if command % 4 == 0 { command * 37 % MAX_PADDING } else { 0 };
+        let padding = if command.is_multiple_of(4) { command * 37 % MAX_PADDING } else { 0 };
         out.resize(out.len() + padding as usize, 0);
         Ok(())
     }

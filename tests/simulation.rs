@@ -23,6 +23,8 @@ fn many_worlds_keep_every_promise() {
     for seed in first..first + setting("OARLOCK_SEEDS", 60) {
         let report = run(seed, steps);
         sum.crashes += report.crashes;
+        sum.faults += report.faults;
+        sum.repeated += report.repeated;
         sum.lost += report.lost;
         sum.leaders += report.leaders;
         sum.acknowledged += report.acknowledged;
@@ -42,6 +44,7 @@ fn many_worlds_keep_every_promise() {
             sum.unknown,
             sum.reads,
         ];
+        assert!(sum.faults > 10, "{sum:?}");
         assert!(happened.iter().all(|&count| count > 100), "{sum:?}");
     }
 }

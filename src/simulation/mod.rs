@@ -17,6 +17,7 @@
 //! ```
 
 mod disk;
+mod durable;
 mod witness;
 mod world;
 

@@ -9,7 +9,7 @@
 //! After every step the [`Witness`] looks at all of it, and the caller learns of the first promise that
 //! was broken.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
 use std::path::Path;
@@ -20,16 +20,18 @@ use std::time::Duration;
 use fastrand::Rng;
 use parking_lot::Mutex;
 
-use super::SimDisk;
 use super::witness::{Broken, Ledger, Witness};
+use super::{Fault, FaultError, Operation, SimDisk, durable};
 use crate::clock::{Clock, Time};
 use crate::config::Config;
 use crate::error::{ProposeError, StopCause};
+use crate::membership::{Member, Membership};
 use crate::message::Envelope;
 use crate::node::simulated::{Confirmation, PendingRead, Simulated};
 use crate::node::{Node, Ticket};
 use crate::transport::{Dropped, Inbound, Transport};
-use crate::types::{LogIndex, NodeId};
+use crate::types::{EntryId, LogIndex, NodeId};
+use crate::wal::{LogOptions, Recovered};
 
 /// What a world is like.
 #[derive(Clone, Debug)]
@@ -48,6 +50,12 @@ pub struct Options {
     pub crash: u32,
     /// Steps in ten thousand at which a node is cut off, or all are connected again.
     pub partition: u32,
+    /// Steps in ten thousand at which one loop of a node is not scheduled for up to three seconds.
+    pub slow: u32,
+    /// Steps in ten thousand at which a failure of one node's disk is planned.
+    pub fault: u32,
+    /// The state machines keep their own state, so the log lets go of its beginning.
+    pub keeps_state: bool,
     /// The nodes' limits and intervals.
     pub config: Config,
 }
@@ -64,6 +72,7 @@ impl Options {
             max_append_bytes: 1 << 12,
             max_inflight_bytes: 1 << 14,
             max_inflight_appends: rng.usize(1..16),
+            max_unapplied_bytes: [1 << 12, 1 << 14, 1 << 20][rng.usize(..3)],
             ready_segments: 1,
             ..Config::small()
         };
@@ -75,6 +84,9 @@ impl Options {
             max_delay: Duration::from_millis([0, 5, 50, 200][rng.usize(..4)]),
             crash: [0, 5, 20, 50][rng.usize(..4)],
             partition: [0, 5, 20][rng.usize(..3)],
+            slow: [0, 5, 20][rng.usize(..3)],
+            fault: [0, 0, 10][rng.usize(..3)],
+            keeps_state: rng.bool(),
             config,
         }
     }
@@ -94,8 +106,10 @@ pub struct Report {
     pub repeated: u64,
     /// Crashes.
     pub crashes: u64,
-    /// Partitions.
+    /// Changes of the links between nodes.
     pub partitions: u64,
+    /// Nodes that stopped because their disk failed.
+    pub faults: u64,
     /// Terms that had a leader.
     pub leaders: u64,
     /// Writes that were acknowledged.
@@ -147,7 +161,12 @@ struct Machine {
     inbound: Arc<Mutex<Option<Inbound>>>,
     /// `None` while the node is down.
     running: Option<Simulated<Ledger>>,
-    isolated: bool,
+    /// What the state machine begins with at the next start.
+    ledger: Ledger,
+    /// A failure of the disk has been planned since the last start.
+    is_faulty: bool,
+    /// Loops that are not scheduled before these moments.
+    held: BTreeMap<usize, Time>,
 }
 
 /// A cluster, its network and its clients.
@@ -157,6 +176,8 @@ pub struct World {
     clock: Arc<SimClock>,
     machines: BTreeMap<NodeId, Machine>,
     outbox: Outbox,
+    /// Links that carry nothing, by sender and receiver.
+    cut: BTreeSet<(NodeId, NodeId)>,
     /// Messages under way, by the moment of their arrival and the order of their sending.
     under_way: BTreeMap<(Time, u64), Envelope>,
     sent: u64,
@@ -174,6 +195,12 @@ impl fmt::Debug for World {
     }
 }
 
+/// How many loops a node has.
+const LOOPS: usize = 5;
+/// Which of them is the core's.
+const CORE: usize = 0;
+/// Which of them flushes.
+const WAL: usize = 4;
 /// Clients do not wait for more writes than this at once.
 const MAX_WRITES: usize = 64;
 
@@ -186,7 +213,14 @@ impl World {
         let mut rng = Rng::with_seed(options.seed);
         let machines = (1..=options.nodes).map(|id| {
             let disk = Arc::new(SimDisk::new(rng.u64(..)));
-            let machine = Machine { disk, inbound: Arc::default(), running: None, isolated: false };
+            let machine = Machine {
+                disk,
+                inbound: Arc::default(),
+                running: None,
+                ledger: Ledger::new(options.keeps_state),
+                is_faulty: false,
+                held: BTreeMap::new(),
+            };
             (NodeId(id), machine)
         });
         let machines = machines.collect();
@@ -195,6 +229,7 @@ impl World {
             clock: Arc::default(),
             machines,
             outbox: Arc::default(),
+            cut: BTreeSet::new(),
             under_way: BTreeMap::new(),
             sent: 0,
             writes: Vec::new(),
@@ -240,8 +275,10 @@ impl World {
             outbox: Arc::clone(&self.outbox),
             inbound: Arc::clone(&machine.inbound),
         };
-        let builder = Node::builder(id, Ledger::default())
-            .storage(Path::new("data"), Arc::clone(&machine.disk) as _)
+        machine.disk.clear_faults();
+        machine.is_faulty = false;
+        let builder = Node::builder(id, machine.ledger.survivor())
+            .storage(Path::new(durable::DIR), Arc::clone(&machine.disk) as _)
             .clock(Arc::clone(&self.clock) as _)
             .transport(transport)
             .members(members)
@@ -263,7 +300,7 @@ impl World {
             self.act();
         }
         self.run_something()?;
-        self.send_out();
+        self.send_out()?;
         self.watch()
     }
 
@@ -273,8 +310,10 @@ impl World {
         let arrived = self.under_way.first_key_value().is_some_and(|((at, _), _)| *at <= now);
         let mut runnable: Vec<(NodeId, usize)> = Vec::new();
         for (id, machine) in &mut self.machines {
+            machine.held.retain(|_, until| *until > now);
             if let Some(node) = &mut machine.running {
-                runnable.extend(node.runnable(now).map(|which| (*id, which)));
+                let free = node.runnable(now).filter(|which| !machine.held.contains_key(which));
+                runnable.extend(free.map(|which| (*id, which)));
             }
         }
         let choices = runnable.len() + usize::from(arrived);
@@ -297,17 +336,26 @@ impl World {
         self.report.trace = mix(self.report.trace, id.0 << 8 | which as u64);
         match node.status().stopped {
             None => Ok(()),
+            Some(StopCause::Storage(_)) if machine.is_faulty => {
+                self.report.faults += 1;
+                self.crash(id);
+                Ok(())
+            }
             Some(cause) => Err(Broken::new(format!("node {id} stopped by itself: {cause}"))),
         }
     }
 
     fn pass_time(&mut self) {
         let machines = self.machines.values().filter_map(|machine| machine.running.as_ref());
-        let next_loop = machines.filter_map(Simulated::next_moment).min();
+        let next_loop = machines.filter_map(Simulated::next_moment);
         let next_message = self.under_way.first_key_value().map(|((at, _), _)| *at);
-        let next = next_loop.into_iter().chain(next_message).min();
+        let held = self.machines.values().flat_map(|machine| machine.held.values().copied());
+        // What is held may have been due for long.
+        let now = self.clock.now();
+        let moments = next_loop.chain(next_message).chain(held);
+        let next = moments.filter(|moment| *moment > now).min();
         // With every node down there is nothing to wait for but a restart.
-        let next = next.unwrap_or_else(|| self.clock.now().after(self.options.config.tick));
+        let next = next.unwrap_or_else(|| now.after(self.options.config.tick));
         self.clock.0.fetch_max(next.0, Ordering::Relaxed);
     }
 
@@ -323,28 +371,73 @@ impl World {
         }
     }
 
-    fn send_out(&mut self) {
+    fn send_out(&mut self) -> Result<(), Broken> {
         let sent = std::mem::take(&mut *self.outbox.lock());
         for envelope in sent {
             self.report.messages += 1;
-            let cut = |id| self.machines[&id].isolated;
-            if !self.calm
-                && (cut(envelope.from.node)
-                    || cut(envelope.to)
-                    || self.chance(self.options.loss, 1000))
-            {
+            self.check_what_is_said(&envelope)?;
+            let cut = self.cut.contains(&(envelope.from.node, envelope.to));
+            if !self.calm && (cut || self.chance(self.options.loss, 1000)) {
                 self.report.lost += 1;
                 continue;
             }
             let copies = if !self.calm && self.chance(self.options.repeat, 1000) { 2 } else { 1 };
             self.report.repeated += copies - 1;
-            for _ in 0..copies {
-                let max_delay = self.options.max_delay.as_nanos() as u64;
+            for copy in 0..copies {
+                // The second one may come when nobody remembers the first.
+                let max_delay = self.options.max_delay.as_nanos() as u64 * (1 + 20 * copy);
                 let delay = if self.calm { 0 } else { self.rng.u64(..=max_delay) };
                 self.sent += 1;
                 let at = Time(self.clock.now().0 + delay);
                 self.under_way.insert((at, self.sent), envelope.clone());
             }
+        }
+        Ok(())
+    }
+
+    /// Holds what a node says against what its disk has for good.
+    fn check_what_is_said(&mut self, envelope: &Envelope) -> Result<(), Broken> {
+        let from = envelope.from.node;
+        // A node that has just crashed may have sent something before.
+        if self.machines[&from].running.is_none() {
+            return Ok(());
+        }
+        durable::check_term_and_vote(&self.machines[&from].disk, envelope)?;
+        if let Some(acknowledged) = durable::acknowledged_by(&envelope.message)
+            && self.chance(if self.machines[&from].held.contains_key(&WAL) { 64 } else { 1 }, 512)
+        {
+            let recovered = self.recover(from)?;
+            let last = durable::last(&recovered);
+            // What was acknowledged in an earlier term may have been truncated in a later one.
+            let is_current = envelope.message.term() >= recovered.hard_state.term;
+            if is_current && last < acknowledged {
+                let why =
+                    format!("node {from} acknowledges {acknowledged} with {last} on its disk");
+                return Err(Broken::new(why));
+            }
+        }
+        Ok(())
+    }
+
+    fn recover(&self, id: NodeId) -> Result<Recovered, Broken> {
+        let members = self.ids().into_iter().map(|id| (id, Member::at(format!("sim:{id}"))));
+        let members = Membership::of_voters(members);
+        let options = LogOptions::from(&self.options.config);
+        durable::recover(&self.machines[&id].disk, id, &members, &options)
+    }
+
+    /// Looks whether a majority of disks has what a caller was told is applied.
+    fn check_durable(&self, entry: EntryId) -> Result<(), Broken> {
+        let mut holders = 0;
+        for id in self.ids() {
+            holders += usize::from(durable::holds(&self.recover(id)?, entry));
+        }
+        if 2 * holders > self.machines.len() {
+            Ok(())
+        } else {
+            let all = self.machines.len();
+            let why = format!("{entry} is acknowledged, and {holders} disks of {all} hold it");
+            Err(Broken::new(why))
         }
     }
 
@@ -354,9 +447,19 @@ impl World {
 
     fn disturb(&mut self) -> Result<(), Broken> {
         let ids = self.ids();
-        let id = ids[self.rng.usize(..ids.len())];
+        let mut id = ids[self.rng.usize(..ids.len())];
+        // Leaders have the worst luck: their uncommitted tails are where it gets difficult.
+        if self.rng.bool()
+            && let Some(leader) = self.a_leader()
+        {
+            id = leader;
+        }
         if self.chance(self.options.crash, 10_000) {
-            self.crash(id);
+            // Now and then the lights go out everywhere.
+            let all = self.chance(1, 8);
+            for id in if all { ids } else { vec![id] } {
+                self.crash(id);
+            }
         }
         // Whoever is down comes back after a while.
         if self.machines[&id].running.is_none() && self.chance(1, 50) {
@@ -364,13 +467,66 @@ impl World {
         }
         if self.chance(self.options.partition, 10_000) {
             self.report.partitions += 1;
-            let isolated = self.rng.bool();
-            for machine in self.machines.values_mut() {
-                machine.isolated = false;
+            self.cut_links(id);
+        }
+        if self.chance(self.options.slow, 10_000) {
+            let until = self.clock.now().after(Duration::from_millis(self.rng.u64(..3000)));
+            let which = [CORE, WAL, self.rng.usize(..LOOPS)][self.rng.usize(..3)];
+            self.machines.get_mut(&id).expect("drawn").held.insert(which, until);
+            // A machine that sleeps hears nothing when it wakes either, until its network is up.
+            if which == CORE && self.rng.bool() {
+                self.cut_off(id);
             }
-            self.machines.get_mut(&id).expect("drawn from those there are").isolated = isolated;
+        }
+        if self.chance(self.options.fault, 10_000) {
+            let operation = [None, Some(Operation::Write), Some(Operation::Sync)];
+            let fault = Fault {
+                operation: operation[self.rng.usize(..operation.len())],
+                after: self.rng.u64(..20),
+                error: [FaultError::Io, FaultError::NoSpace][self.rng.usize(..2)],
+                lasting: self.rng.bool(),
+            };
+            let machine = self.machines.get_mut(&id).expect("drawn");
+            machine.disk.fail(fault);
+            machine.is_faulty = true;
         }
         Ok(())
+    }
+
+    fn a_leader(&self) -> Option<NodeId> {
+        let mut running =
+            self.machines.iter().filter_map(|(id, m)| Some((*id, m.running.as_ref()?)));
+        running.find(|(_, node)| node.node().leads()).map(|(id, _)| id)
+    }
+
+    fn cut_off(&mut self, id: NodeId) {
+        for other in self.ids() {
+            self.cut.extend([(id, other), (other, id)]);
+        }
+        // What was under way is lost with the link.
+        self.under_way.retain(|_, envelope| envelope.to != id && envelope.from.node != id);
+    }
+
+    /// Connects everything, or cuts off `id` in one direction or both, or parts the nodes in two.
+    fn cut_links(&mut self, id: NodeId) {
+        self.cut.clear();
+        let shape = self.rng.u32(..6);
+        let parting = self.rng.u64(..1 << self.machines.len());
+        let side = |id: NodeId| parting >> (id.0 - 1) & 1;
+        for from in self.ids() {
+            for to in self.ids() {
+                let is_cut = match shape {
+                    0 => from == id || to == id,
+                    1 => from == id,
+                    2 => to == id,
+                    3 => side(from) != side(to),
+                    _ => false,
+                };
+                if is_cut {
+                    self.cut.insert((from, to));
+                }
+            }
+        }
     }
 
     fn crash(&mut self, id: NodeId) {
@@ -378,6 +534,8 @@ impl World {
         if let Some(node) = machine.running.take() {
             self.report.crashes += 1;
             self.witness.crashed(id);
+            machine.ledger = node.state().survivor();
+            machine.held.clear();
             node.crash(StopCause::Crash);
             *machine.inbound.lock() = None;
             if self.rng.bool() {
@@ -426,12 +584,15 @@ impl World {
 
     fn watch_writes(&mut self) -> Result<(), Broken> {
         let mut waiting = Vec::with_capacity(self.writes.len());
-        for (write, mut ticket) in self.writes.drain(..) {
+        for (write, mut ticket) in std::mem::take(&mut self.writes) {
             match ticket.try_wait() {
                 None => waiting.push((write, ticket)),
                 Some(Ok(place)) => {
                     self.report.acknowledged += 1;
                     self.witness.acknowledge(write, place)?;
+                    if self.chance(1, 64) {
+                        self.check_durable(place)?;
+                    }
                 }
                 Some(Err(ProposeError::Unknown { .. })) => self.report.unknown += 1,
                 Some(Err(_)) => {
@@ -471,6 +632,10 @@ impl World {
     /// A promise that is not kept, or nodes that make no progress in peace.
     pub fn settle(mut self) -> Result<Report, Broken> {
         self.calm = true;
+        for machine in self.machines.values_mut() {
+            machine.disk.clear_faults();
+            machine.held.clear();
+        }
         for id in self.ids() {
             if self.machines[&id].running.is_none() {
                 self.start(id)?;
@@ -505,12 +670,26 @@ impl World {
                         .as_ref()
                         .is_some_and(|node| node.status().applied >= place.index)
                 })
+                && self.is_quiet()
             {
                 self.witness.finish()?;
                 return Ok(self.report);
             }
         }
-        Err(Broken::new("the nodes make no progress in peace".into()))
+        let states: Vec<_> = self.machines.values().filter_map(|m| m.running.as_ref()).collect();
+        let states: Vec<_> = states.iter().map(|node| node.status()).collect();
+        let (writes, reads) = (self.writes.len(), self.reads.len());
+        Err(Broken::new(format!(
+            "no progress in peace: {writes} writes and {reads} reads wait, {states:#?}"
+        )))
+    }
+
+    /// Everybody has an answer, and all room at the doors has come back.
+    fn is_quiet(&self) -> bool {
+        let mut nodes = self.machines.values().filter_map(|machine| machine.running.as_ref());
+        self.writes.is_empty()
+            && self.reads.is_empty()
+            && nodes.all(|node| node.status().pending == 0)
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 
-use oarlock::error::{StorageError, StorageErrorKind};
+use oarlock::error::StorageErrorKind;
 use oarlock::simulation::{Fault, FaultError, Operation, SimDisk};
 use oarlock::transport::memory::Network;
 use oarlock::wal::Disk;
@@ -34,9 +34,10 @@ fn narrow() -> Config {
 /// Why the operating system refused what `cause` is about.
 fn refusal(cause: &StopCause) -> std::io::ErrorKind {
     match cause {
-        StopCause::Storage(StorageError { kind: StorageErrorKind::Io { error, .. }, .. }) => {
-            error.kind()
-        }
+        StopCause::Storage(failure) => match &failure.kind {
+            StorageErrorKind::Io { error, .. } => error.kind(),
+            other => panic!("{other:?}"),
+        },
         other => panic!("{other}"),
     }
 }

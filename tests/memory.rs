@@ -139,6 +139,10 @@ fn memory_does_not_grow_with_the_number_of_entries() {
         for node in &nodes {
             assert!(node.status().first.0 > entries / 2, "the log was to be let go of");
         }
-        assert!(grown < nodes.len() * MIB, "{grown} bytes after {entries} entries");
+        // The spare segments fill up in the first burst that lets go of several at once, now or earlier.
+        let config = Config::small();
+        let spares = config.ready_segments * config.segment_bytes;
+        let bound = nodes.len() * (MIB + spares);
+        assert!(grown < bound, "{grown} bytes after {entries} entries, {bound} is the bound");
     }
 }

@@ -278,7 +278,10 @@ fn a_leader_does_not_count_itself_before_its_own_disk_has_the_entry() {
             until(|| node.status().last == entry);
         }
         // Everybody else's disk has it, and says so.
-        until(|| leader.status().peers.iter().all(|peer| peer.matched == entry.index));
+        until(|| {
+            let peers = leader.status().peers;
+            peers.iter().filter(|peer| peer.matched == entry.index).count() as u64 == of - 1
+        });
         match ticket.wait_timeout(Duration::from_millis(200)) {
             Err(ProposeError::Unknown { entry: Some(named), .. }) if named == entry => {}
             other => panic!("{of} nodes: {other:?}"),
@@ -321,6 +324,7 @@ fn a_leader_whose_disk_is_stuck_gives_up_and_comes_back() {
     let term = leadership.latest().term;
     group.troubles(&old).flush.close();
     let held = old.submit(1).expect("taken");
+    held.wait_appended(PATIENCE).expect("in the log");
     leadership.wait_for(PATIENCE, |now| now.role != Role::Leader).expect("it gives up");
     until(|| old.status().stuck);
     let next = group.leader();

@@ -5,12 +5,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 
+use oarlock::consensus::Mode;
 use oarlock::message::{AppendOutcome, Envelope, Message};
 use oarlock::simulation::SimDisk;
 use oarlock::transport::memory::{MemoryTransport, Network};
 use oarlock::transport::{Dropped, Inbound, Transport};
 use oarlock::wal::{self, LogOptions};
-use oarlock::{Config, LogIndex, Member, Membership, Node, NodeId, Term};
+use oarlock::{Config, LogIndex, Member, Membership, Node, NodeId, PeerStatus, Term};
 use parking_lot::Mutex;
 
 use super::gates::{Opener, TroubledDisk};
@@ -231,7 +232,13 @@ fn a_follower_that_does_not_keep_up_gets_no_more_than_the_window_and_holds_nobod
         .collect();
     let leader = leader_of(&nodes, 3);
     leader.propose(0).expect("applied");
-    until(|| leader.status().peers.iter().all(|peer| peer.matched == leader.status().last.index));
+    until(|| {
+        let peers = leader.status().peers;
+        let in_step = |peer: &&PeerStatus| {
+            peer.mode == Mode::Replicate && peer.matched >= leader.status().applied
+        };
+        peers.iter().filter(in_step).count() == 2
+    });
     let _opener = Opener(&troubles.flush);
     troubles.flush.close();
     (sent.lock().appends, sent.lock().bytes) = (0, 0);

@@ -52,7 +52,8 @@ impl Inbound {
     pub fn deliver(&self, envelope: Envelope) -> Result<(), Dropped> {
         let weight = envelope.weight();
         let bytes = self.counters.bytes.fetch_add(weight, Ordering::Relaxed) + weight;
-        let fits = envelope.records.is_empty() || bytes <= self.max_bytes;
+        // Whatever is alone fits: one large entry must get through, with what surrounds it.
+        let fits = envelope.records.is_empty() || bytes <= self.max_bytes || bytes == weight;
         if envelope.to == self.node && fits && self.push(PeerEvent::Message(envelope)).is_ok() {
             return Ok(());
         }
@@ -112,5 +113,29 @@ impl PeerLane {
     /// How many messages were dropped for want of room.
     pub(crate) fn dropped(&self) -> u64 {
         self.counters.dropped.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::{Append, Message};
+    use crate::slices::Slices;
+    use crate::types::Sender as From;
+
+    #[test]
+    fn one_message_always_fits_and_a_second_one_waits_for_room() {
+        let (waker, _wakeup) = Waker::new();
+        let (inbound, lane) = PeerLane::new(NodeId(1), 100, waker);
+        let deliver = || {
+            let message = Message::Append(Append::default());
+            let records = Slices::from(vec![0; 100]);
+            inbound.deliver(Envelope { from: From::default(), to: NodeId(1), message, records })
+        };
+        assert_eq!(deliver(), Ok(()));
+        assert_eq!(deliver(), Err(Dropped));
+        assert!(lane.take().is_some());
+        assert_eq!(deliver(), Ok(()));
+        assert_eq!(lane.dropped(), 1);
     }
 }

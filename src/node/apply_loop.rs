@@ -243,8 +243,13 @@ impl<S: StateMachine> Loop for ApplyLoop<S> {
 impl<S: StateMachine> Drop for ApplyLoop<S> {
     /// However the loop ends, whoever still waits is told that the outcome is unknown.
     fn drop(&mut self) {
+        let mut applier = self.shared.applier.lock();
+        applier.take_arrived(&self.shared);
+        // What comes after this is answered where it is handed on.
         self.shared.apply.close();
-        self.shared.applier.lock().pending.clear();
+        let count = applier.pending.iter().map(Pending::count).sum();
+        applier.pending.clear();
+        self.shared.inbox.give_back(count, 0);
     }
 }
 

@@ -58,6 +58,8 @@ pub(crate) struct CoreLoop<S: StateMachine> {
     pub(super) transport: Box<dyn Transport>,
     pub(super) memory: Option<Memory>,
     pub(super) last_time: u64,
+    /// The latest time stamp in the append that is being handled; what is not stored changes nothing.
+    pub(super) received_time: u64,
     /// The moment of this step.
     pub(super) now: Time,
     next_tick: Time,
@@ -112,6 +114,7 @@ impl<S: StateMachine> CoreLoop<S> {
             transport,
             memory,
             last_time,
+            received_time: 0,
             now,
             next_tick,
             dirty: false,
@@ -176,7 +179,8 @@ impl<S: StateMachine> CoreLoop<S> {
             Message::Append(append) => {
                 let room = self.room_for_appends();
                 let max_record = self.log.max_record_bytes();
-                match received::check(append, &records, max_record, room, &mut self.last_time) {
+                self.received_time = 0;
+                match received::check(append, &records, max_record, room, &mut self.received_time) {
                     Ok(append) => Message::Append(append),
                     Err(error) => return self.refuse(from, &error),
                 }

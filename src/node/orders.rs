@@ -53,6 +53,7 @@ impl<S: StateMachine> CoreLoop<S> {
             }
             Output::Store { first, last } => {
                 self.log.append_slices(records, first, last);
+                self.last_time = self.last_time.max(self.received_time);
                 self.backlog.wrote(last, records.len());
                 self.dirty = true;
             }

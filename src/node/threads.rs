@@ -64,16 +64,19 @@ pub(crate) fn spawn<S: StateMachine>(
         let (shared, running, name) = (Arc::clone(shared), Arc::clone(running), name.clone());
         move || {
             let inside = Inside::enter(Arc::as_ptr(&shared) as usize);
-            // The loop is dropped in there, before anybody hears that the thread has ended.
-            let outcome = panic::catch_unwind(AssertUnwindSafe(|| drive(&shared, driven, wakeup)));
-            if let Err(panic) = outcome {
+            let mut driven = driven;
+            let drive = AssertUnwindSafe(|| drive(&shared, &mut driven, wakeup));
+            if let Err(panic) = panic::catch_unwind(drive) {
                 let message = panic_message(&*panic);
                 let cause = StopCause::Panicked { thread: name.clone(), message };
                 shared.stop(Phase::Halted, cause);
             }
+            // After the cause is known, for this answers whoever waits; and before anybody hears that
+            // the thread has ended. What it drops is the user's as well.
+            let _ = panic::catch_unwind(AssertUnwindSafe(|| drop(driven)));
             drop(inside);
             // The last reference may be this one, and the user's state go with it.
-            drop(shared);
+            let _ = panic::catch_unwind(AssertUnwindSafe(|| drop(shared)));
             running.end(&name);
         }
     };
@@ -91,7 +94,7 @@ fn thread_name(id: NodeId, role: &str) -> String {
     format!("n{}-{role}", &id[id.len().saturating_sub(room)..])
 }
 
-fn drive<S: StateMachine>(shared: &Shared<S>, mut driven: impl Loop, mut wakeup: Wakeup) {
+fn drive<S: StateMachine>(shared: &Shared<S>, driven: &mut impl Loop, mut wakeup: Wakeup) {
     loop {
         match driven.step(shared.clock.now()) {
             Wait::No => {}

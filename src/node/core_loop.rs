@@ -422,6 +422,8 @@ impl<S: StateMachine> CoreLoop<S> {
             leader: None,
             stopped: true,
         });
+        // Closed as well: whoever stops the node may not have come to that yet.
+        self.shared.inbox.close();
         self.shared.inbox.clear();
         drop(self.proposals.take());
         // The `apply` loop may have ended before these came, and nobody else answers them.
@@ -478,5 +480,28 @@ impl<S: StateMachine> Drop for CoreLoop<S> {
     /// However the loop ends, a panic included, nobody is left waiting.
     fn drop(&mut self) {
         self.let_go();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+    use crate::config::Config;
+    use crate::node::builder::Assembled;
+    use crate::node::inbox::Refused;
+    use crate::node::{Node, NodeBuilder};
+
+    #[test]
+    fn nothing_enters_the_inbox_after_the_core_has_looked_into_it_for_the_last_time() {
+        let builder: NodeBuilder<()> = Node::builder(1, ());
+        let builder = builder.in_memory().members([(1, "")]).config(Config::small());
+        let Assembled { shared, mut core, .. } = builder.assemble().expect("starts");
+        // Whoever stops the node is held up before it has closed the door.
+        shared.stop.advance(Phase::Halted, StopCause::Crash);
+        assert_eq!(core.step(shared.clock.now()), Wait::Done);
+        let put = shared.inbox.put(b"late", Instant::now(), Duration::ZERO);
+        assert_eq!(put.map(drop), Err(Refused::Stopped));
     }
 }

@@ -81,8 +81,8 @@ pub(crate) fn spawn<S: StateMachine>(
                 stop(panic);
             }
             drop(inside);
-            // The last reference may be this one, and the user's state go with it.
-            drop(shared);
+            // The last reference may be this one, and the user's state go with it, whose drop may panic.
+            let _ = panic::catch_unwind(AssertUnwindSafe(|| drop(shared)));
             running.end(&name);
         }
     };

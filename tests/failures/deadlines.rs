@@ -3,19 +3,24 @@
 #![allow(clippy::result_large_err, reason = "outcomes carry the command")]
 
 use std::fs;
+use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::bounded;
+use oarlock::message::Envelope;
+use oarlock::transport::memory::{MemoryTransport, Network};
+use oarlock::transport::{Dropped, Inbound, Transport};
 use oarlock::{
-    Cluster, Config, Consistency, EntryId, LogIndex, Node, ProposeError, ReadError, Role, Term,
-    Ticket, UnknownCause,
+    Cluster, Config, Consistency, EntryId, LogIndex, Node, ProposeError, ReadError, Role,
+    StopCause, Term, Ticket, UnknownCause,
 };
 
 use super::fragile::{Fragile, Order};
 use super::gates::{Gate, Opener};
-use crate::journal::{Journal, PATIENCE, until};
+use crate::journal::{Journal, PATIENCE, leader_of, member, until};
 
 /// Runs `call` on a thread of its own, and fails if it does not end.
 fn ends<T: Send + 'static>(what: &str, call: impl FnOnce() -> T + Send + 'static) -> T {
@@ -213,6 +218,54 @@ fn a_leader_that_reaches_nobody_ends_every_call_by_its_deadline() {
     }
     let status = leader.status();
     assert!(status.role != Role::Leader && status.leader.is_none(), "{status:?}");
+}
+
+/// Panics on the consensus thread, once it is told to.
+struct Faulty {
+    network: MemoryTransport,
+    broken: Arc<AtomicBool>,
+}
+
+impl Transport for Faulty {
+    fn start(&mut self, inbound: Inbound) -> io::Result<()> {
+        self.network.start(inbound)
+    }
+
+    fn send(&mut self, envelope: Envelope) -> Result<(), Dropped> {
+        assert!(!self.broken.load(Ordering::SeqCst), "the wire is on fire");
+        self.network.send(envelope)
+    }
+}
+
+#[test]
+fn whoever_waits_is_told_which_thread_panicked() {
+    let network = Network::new();
+    let broken = Arc::<AtomicBool>::default();
+    let nodes: Vec<Node<Journal>> = (1..=3)
+        .map(|id| {
+            let faulty = Faulty { network: network.transport(), broken: Arc::clone(&broken) };
+            let node = member(&network, id, 3, Journal::default()).in_memory().transport(faulty);
+            node.start().expect("starts")
+        })
+        .collect();
+    let leader = leader_of(&nodes, 3);
+    leader.propose(1).expect("applied");
+    network.isolate(leader.id());
+    let waiting = leader.submit(2).expect("taken");
+    waiting.wait_appended(PATIENCE).expect("in the log");
+    broken.store(true, Ordering::SeqCst);
+    match waiting.wait() {
+        Err(ProposeError::Unknown {
+            cause: UnknownCause::Stopped(StopCause::Panicked { thread, message }),
+            ..
+        }) => {
+            assert_eq!(thread, format!("n{}-core", leader.id()));
+            assert_eq!(message, "the wire is on fire");
+        }
+        other => panic!("{other:?}"),
+    }
+    assert!(matches!(leader.propose(3), Err(ProposeError::Stopped { command: 3, .. })));
+    leader.shutdown(PATIENCE).expect("its threads have ended");
 }
 
 #[test]

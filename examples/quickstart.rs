@@ -6,14 +6,14 @@
 //! some-command | cargo run --release --example quickstart -- -
 //! ```
 //!
-//! Input that is piped in is read without the `-` as well. `--data DIR` keeps the data there instead of in
-//! a temporary directory; `--writes N` says how many words to make up. Exits with 1 if an acknowledged
-//! write is missing on any node.
+//! Input that is piped in is read without the `-` as well, if it begins within two seconds. `--data DIR`
+//! keeps the data there instead of in a temporary directory, and goes on from what is there; `--writes N`
+//! says how many words to make up. Exits with 1 if an acknowledged write is missing on any node.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::error::Error;
-use std::fs::File;
-use std::io::{self, BufReader, IsTerminal, Read, Write};
+use std::fs;
+use std::io::{self, IsTerminal, Read, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::thread;
@@ -21,6 +21,15 @@ use std::time::{Duration, Instant};
 
 use oarlock::{Cluster, Consistency, Machine, Node, ProposeError, Ticket};
 use serde::{Deserialize, Serialize};
+
+const USAGE: &str = "\
+usage: quickstart [FILE | -] [--data DIR] [--writes N]
+
+Three nodes in this process count words, and lose their leader in the middle.
+
+  FILE        lines of `key value` to write; - is standard input
+  --data DIR  keep the data there, not in a temporary directory
+  --writes N  without input: how many words to make up (200000)";
 
 /// Proposals in flight at once.
 const IN_FLIGHT: usize = 256;
@@ -75,6 +84,10 @@ impl Machine for Store {
 
 fn main() -> ExitCode {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("error")).init();
+    if std::env::args().skip(1).any(|arg| arg == "--help" || arg == "-h") {
+        println!("{USAGE}");
+        return ExitCode::SUCCESS;
+    }
     match run() {
         Ok(lost) => ExitCode::from(u8::from(lost > 0)),
         Err(error) => {
@@ -87,7 +100,11 @@ fn main() -> ExitCode {
 /// Returns how many acknowledged writes were lost.
 fn run() -> Result<usize, Box<dyn Error>> {
     let options = Options::from_args()?;
-    let writes = options.writes()?;
+    let mut writes = options.writes()?;
+    if writes.is_empty() {
+        println!("nothing to write");
+        return Ok(0);
+    }
     let cluster = match &options.data {
         Some(dir) => Cluster::builder(3).dir(dir, Store::default)?,
         None => Cluster::temp(3, Store::default)?,
@@ -95,23 +112,28 @@ fn run() -> Result<usize, Box<dyn Error>> {
     let data = cluster.data_dir().ok_or("durable nodes have a directory")?.display().to_string();
     println!("three nodes, data in {data}");
 
-    let mut writer = Writer::new(&cluster, &writes)?;
+    // In a directory that was kept earlier writes have numbers already: go on behind them.
+    let leader = cluster.wait_leader(PATIENCE)?;
+    let first = leader.read_timeout(PATIENCE, |store| 64 * store.applied.len())?;
+    for set in &mut writes {
+        set.number += first;
+    }
+    let mut writer = Writer::new(&cluster, leader, &writes);
     let started = Instant::now();
     let last = writer.write_all()?;
     let took = started.elapsed();
-    let Some(crash) = writer.crash else {
-        println!("nothing to write");
-        return Ok(0);
-    };
+    let crash = writer.crash.ok_or("the leader crashes after half of the writes")?;
 
     cluster.restart(crash.node)?;
     let mut lost = 0;
     for node in cluster.nodes() {
         // Everything that was acknowledged stands at or before the last acknowledged entry.
         let missing = wait_and_read(&node, last, |store| {
-            (0..writes.len()).filter(|number| !store.has(*number)).count()
+            writes.iter().filter(|set| !store.has(set.number)).count()
         })?;
-        println!("node {}: {} writes, {missing} missing", node.id(), writes.len() - missing);
+        let restarted = if node.id() == crash.node { " (restarted)" } else { "" };
+        let held = writes.len() - missing;
+        println!("node {}: {held} writes, {missing} missing{restarted}", node.id());
         lost += missing;
     }
     let words = wait_and_read(&cluster.wait_leader(PATIENCE)?, last, |store| store.words.len())?;
@@ -123,10 +145,14 @@ fn run() -> Result<usize, Box<dyn Error>> {
     println!("writes acknowledged   {}", latencies.len());
     println!("writes lost           {lost}");
     println!("proposed again        {} (the leader was lost before it answered)", writer.retried);
-    println!("time without a leader {:.0?} (node {} crashed)", crash.outage, crash.node);
-    let busy = took.saturating_sub(crash.outage).as_micros().max(1);
+    let outage = match crash.outage {
+        Some(outage) => format!("{outage:.0?} (node {} crashed)", crash.node),
+        None => "unknown: every write had its answer before the crash".to_owned(),
+    };
+    println!("time without a leader {outage}");
+    let busy = took.saturating_sub(crash.outage.unwrap_or_default()).as_micros().max(1);
     println!(
-        "throughput            {} writes/s, {IN_FLIGHT} in flight",
+        "throughput            {} writes/s, up to {IN_FLIGHT} in flight",
         latencies.len() as u128 * 1_000_000 / busy
     );
     println!("latency of a write    p50 {:.1?}, p99 {:.1?}", percentile(50), percentile(99));
@@ -149,8 +175,8 @@ fn wait_and_read<T>(
 struct Crash {
     node: oarlock::NodeId,
     at: Instant,
-    /// Until the first write that was acknowledged afterwards.
-    outage: Duration,
+    /// Until the first write that another leader acknowledged.
+    outage: Option<Duration>,
 }
 
 /// Writes everything through whatever node leads, many writes at a time.
@@ -169,10 +195,10 @@ struct Writer<'a> {
 }
 
 impl<'a> Writer<'a> {
-    fn new(cluster: &'a Cluster<Store>, writes: &'a [Set]) -> Result<Self, Box<dyn Error>> {
-        Ok(Self {
+    fn new(cluster: &'a Cluster<Store>, leader: Node<Store>, writes: &'a [Set]) -> Self {
+        Self {
             cluster,
-            leader: cluster.wait_leader(PATIENCE)?,
+            leader,
             writes,
             next: 0,
             again: Vec::new(),
@@ -181,7 +207,7 @@ impl<'a> Writer<'a> {
             retried: 0,
             crash: None,
             progress: Progress::new(writes.len()),
-        })
+        }
     }
 
     /// Returns the last entry that was acknowledged.
@@ -191,7 +217,7 @@ impl<'a> Writer<'a> {
             self.fill()?;
             let Some((since, number, ticket)) = self.under_way.pop_front() else {
                 if self.latencies.len() == self.writes.len() {
-                    self.progress.finish();
+                    self.progress.clear();
                     return Ok(last);
                 }
                 continue;
@@ -214,11 +240,13 @@ impl<'a> Writer<'a> {
             None if self.latencies.len() * 2 >= self.writes.len() => {
                 let (node, at) = (self.leader.id(), Instant::now());
                 self.cluster.crash(node)?;
-                self.crash = Some(Crash { node, at, outage: Duration::ZERO });
+                self.progress.clear();
+                println!("node {node}, the leader, crashed after {} writes", self.latencies.len());
+                self.crash = Some(Crash { node, at, outage: None });
             }
             // What the old leader had answered before the crash does not end the outage.
-            Some(crash) if crash.outage.is_zero() && self.leader.id() != crash.node => {
-                crash.outage = crash.at.elapsed();
+            Some(crash) if crash.outage.is_none() && self.leader.id() != crash.node => {
+                crash.outage = Some(crash.at.elapsed());
             }
             _ => {}
         }
@@ -282,7 +310,7 @@ impl Progress {
         }
     }
 
-    fn finish(&self) {
+    fn clear(&self) {
         if self.shown.is_some() {
             eprint!("\r\x1b[K");
         }
@@ -308,10 +336,9 @@ impl Options {
                     options.made_up =
                         writes.parse().map_err(|_| format!("--writes {writes}: not a number"))?;
                 }
-                "--help" | "-h" => {
-                    return Err("usage: quickstart [FILE | -] [--data DIR] [--writes N]".into());
+                _ if arg.starts_with('-') && arg != "-" => {
+                    return Err(format!("unknown option {arg}; --help lists them all"));
                 }
-                _ if arg.starts_with("--") => return Err(format!("unknown option {arg}")),
                 _ if options.input.is_some() => return Err(format!("{arg}: one FILE is enough")),
                 _ => options.input = Some(arg.into()),
             }
@@ -320,16 +347,14 @@ impl Options {
     }
 
     fn writes(&self) -> Result<Vec<Set>, Box<dyn Error>> {
-        let mut text = String::new();
-        match &self.input {
+        let (name, text) = match &self.input {
             Some(path) if path.as_os_str() != "-" => {
-                let file =
-                    File::open(path).map_err(|error| format!("{}: {error}", path.display()))?;
-                BufReader::new(file).read_to_string(&mut text)?;
+                (path.display().to_string(), fs::read_to_string(path))
             }
-            Some(_) => drop(io::stdin().read_to_string(&mut text)?),
-            None => text = piped_in()?,
-        }
+            Some(_) => ("standard input".to_owned(), io::read_to_string(io::stdin())),
+            None => ("standard input".to_owned(), piped_in()),
+        };
+        let text = text.map_err(|error| format!("{name}: {error}"))?;
         let pairs: Vec<(String, String)> = text
             .lines()
             .map(str::trim)
@@ -358,6 +383,7 @@ fn piped_in() -> io::Result<String> {
         let _ = sender.send(begun.map(|read| first[..read].to_vec()));
     });
     let Ok(first) = receiver.recv_timeout(SILENCE) else {
+        eprintln!("quickstart: standard input is silent, so words are made up; `-` waits for it");
         return Ok(String::new());
     };
     let mut bytes = first?;

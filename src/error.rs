@@ -63,8 +63,9 @@ pub enum StorageErrorKind {
         /// Its error.
         error: Arc<io::Error>,
     },
-    /// Bytes that were once durable are not what they were. Nothing has been changed: restore the
-    /// directory from a copy, or wipe it and let the node rejoin.
+    /// Bytes that were once durable are not what they were. Nothing has been changed. An older copy of
+    /// the directory, or an empty one, has forgotten what this node promised: do not start it in their
+    /// place.
     Damaged {
         /// What was expected there.
         expected: String,
@@ -238,7 +239,7 @@ impl fmt::Display for StopCause {
             Self::Shutdown => f.write_str("the node was shut down"),
             Self::Crash => f.write_str("the node was made to crash"),
             Self::Storage(error) => write!(f, "storage failed: {error}"),
-            Self::Apply { entry, error } => write!(f, "entry {entry} {error}"),
+            Self::Apply { entry, error } => write!(f, "the node stopped at entry {entry}: {error}"),
             Self::ApplyPanicked { entry, message } => {
                 write!(f, "the state machine panicked on entry {entry}: {message}")
             }
@@ -269,6 +270,7 @@ impl fmt::Display for UnknownCause {
 /// Why a proposal has no response.
 ///
 /// All but `Unknown` say that the command was *not* applied and never will be, and hand it back.
+#[derive(Clone)]
 #[non_exhaustive]
 pub enum ProposeError<C> {
     /// Another node leads, or none does. Propose there, or wait for a leader.
@@ -383,7 +385,7 @@ impl<C> fmt::Display for ProposeError<C> {
             Self::Superseded(_) => {
                 f.write_str("another leader's entry took its place; never applied")
             }
-            Self::Stopped { cause, .. } => write!(f, "{cause}; never applied"),
+            Self::Stopped { cause, .. } => write!(f, "{cause}; the command was never applied"),
             Self::Reentrant(_) => {
                 f.write_str("called from inside this node's own apply or read; never applied")
             }
@@ -492,7 +494,9 @@ impl fmt::Display for StartError {
             Self::NoTransport => f.write_str("other members, and no transport to reach them"),
             Self::StateMismatch { applied, first, last } => write!(
                 f,
-                "the state machine has applied up to {applied}, and the log holds {first} to {last}"
+                "the state machine has applied up to entry {applied}, and the log, which holds \
+                 indexes {first} to {} and ends in term {}, does not go with it",
+                last.index, last.term
             ),
             Self::Transport(error) => write!(f, "the transport could not start: {error}"),
             Self::Storage(error) => error.fmt(f),
@@ -505,7 +509,8 @@ impl std::error::Error for StartError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Transport(error) | Self::Thread(error) => Some(error),
-            Self::Storage(error) => Some(error),
+            // Its own text is this one's.
+            Self::Storage(error) => error.source(),
             _ => None,
         }
     }

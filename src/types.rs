@@ -89,6 +89,7 @@ impl LogIndex {
 /// and including it (the log matching property, Raft §5.3).
 ///
 /// Ordered by term, then index: the order in which logs are compared in elections (Raft §5.4.1).
+/// Shown as `term.index`: `3.17` is the entry with index 17, of term 3.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
@@ -115,8 +116,9 @@ impl fmt::Display for EntryId {
     }
 }
 
-/// The random name of one data directory. A wiped directory comes back as another incarnation, so
-/// that a node which forgot its promises is never mistaken for the one that made them.
+/// The random name of one data directory. A wiped directory comes back as another incarnation: a
+/// membership that names the one that counts does not mistake a node which forgot its promises for the
+/// one that made them. The members of [`NodeBuilder::members`](crate::NodeBuilder::members) name none.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]

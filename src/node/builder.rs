@@ -1,5 +1,6 @@
 //! Puts a node together: checks what was asked for, opens the log, and starts the threads.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -46,6 +47,17 @@ pub struct NodeBuilder<S: StateMachine> {
     members: Vec<(NodeId, Member)>,
     config: Config,
     clock: Arc<dyn Clock>,
+}
+
+impl<S: StateMachine> fmt::Debug for NodeBuilder<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NodeBuilder")
+            .field("id", &self.id)
+            .field("cluster_name", &self.cluster_name)
+            .field("members", &self.members)
+            .field("config", &self.config)
+            .finish_non_exhaustive()
+    }
 }
 
 /// A node whose loops nobody drives yet.

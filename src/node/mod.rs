@@ -73,7 +73,7 @@ pub enum Consistency {
     #[default]
     Linearizable,
     /// Nothing up to this entry, which must be known to be committed: that of an answered proposal, from
-    /// [`Ticket::entry_id`]. Works on every node; asks nobody.
+    /// [`Ticket::wait_appended`], which has an example. Works on every node; asks nobody.
     AtLeast(EntryId),
     /// Whatever has not been applied on this node yet. Asks nobody, and waits only for the state's lock.
     Stale,

@@ -81,7 +81,34 @@ impl<S: StateMachine> Ticket<S> {
     /// Waits until the proposal is in this node's log, at most for `timeout` and until its deadline, and
     /// says where. `None` if it is not: yet, or ever.
     ///
-    /// Being in one log is no promise: only the outcome tells whether the command is applied.
+    /// Being in one log is no promise: only the outcome tells whether the command is applied. Once it is,
+    /// this is the entry from which on other nodes show it:
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use oarlock::{Cluster, Machine};
+    /// # #[derive(Clone, Default, serde::Serialize, serde::Deserialize)]
+    /// # struct Counter(u64);
+    /// # impl Machine for Counter {
+    /// #     type Command = u64;
+    /// #     type Response = u64;
+    /// #     fn apply(&mut self, add: u64) -> u64 { self.0 += add; self.0 }
+    /// # }
+    /// use oarlock::Consistency;
+    ///
+    /// # let cluster = Cluster::memory(3, Counter::default)?;
+    /// # let minute = Duration::from_secs(60);
+    /// # let leader = cluster.wait_leader(minute)?;
+    /// let ticket = leader.submit(3)?;
+    /// let entry = ticket.wait_appended(minute);
+    /// assert_eq!(ticket.wait()?, 3);
+    /// let entry = entry.expect("applied, so it is in the log");
+    /// for node in cluster.nodes() {
+    ///     let seen = node.read_with_timeout(Consistency::AtLeast(entry), minute, |counter| counter.0)?;
+    ///     assert_eq!(seen, 3);
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn wait_appended(&self, timeout: Duration) -> Option<EntryId> {
         let place = self.place.as_ref().ok()?;
         place.group.wait_placed(place.slot, self.deadline.min(deadline_after(timeout)))

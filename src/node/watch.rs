@@ -80,9 +80,10 @@ impl fmt::Display for Leadership {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "role={} term={} leader=", self.role, self.term)?;
         match self.leader {
-            Some(leader) => write!(f, "{leader}"),
-            None => f.write_str("none"),
+            Some(leader) => write!(f, "{leader}")?,
+            None => f.write_str("none")?,
         }
+        if self.stopped { f.write_str(" stopped") } else { Ok(()) }
     }
 }
 

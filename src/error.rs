@@ -427,7 +427,7 @@ impl fmt::Display for ReadError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotLeader { leader } => not_leader(f, *leader),
-            Self::Timeout => f.write_str("the read was not confirmed before its deadline"),
+            Self::Timeout => f.write_str("the read had no answer before its deadline"),
             Self::Stopped(cause) => cause.fmt(f),
             Self::Reentrant => f.write_str("called from inside this node's own apply or read"),
         }

@@ -55,7 +55,7 @@ impl Wakeup {
 
     /// Waits for the token, at most for `timeout` (for ever without one).
     pub(crate) fn wait(&mut self, timeout: Option<Duration>) {
-        if self.patience.wait(|| self.token.try_recv().is_ok()) {
+        if self.patience.wait(|| self.taken()) {
             return;
         }
         self.patience.sleep(|| match timeout {

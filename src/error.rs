@@ -427,7 +427,7 @@ impl fmt::Display for ReadError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotLeader { leader } => not_leader(f, *leader),
-            Self::Timeout => f.write_str("the read was not confirmed before its deadline"),
+            Self::Timeout => f.write_str("the read had no answer before its deadline"),
             Self::Stopped(cause) => cause.fmt(f),
             Self::Reentrant => f.write_str("called from inside this node's own apply or read"),
         }
@@ -529,6 +529,10 @@ impl From<StorageError> for StartError {
 
 fn other_members(f: &mut fmt::Formatter<'_>, stored: &[NodeId], given: &[NodeId]) -> fmt::Result {
     let list = |ids: &[NodeId]| ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    if stored == given {
+        let ids = list(given);
+        return write!(f, "the directory was first started with other addresses of members {ids}");
+    }
     write!(
         f,
         "the directory was first started with other members ({}) than these ({}); their addresses \
@@ -570,5 +574,9 @@ mod tests {
         let error = StartError::from(error);
         assert!(matches!(error, StartError::MembersChanged { .. }), "{error:?}");
         assert_eq!(error.to_string(), text);
+
+        let error = StartError::MembersChanged { stored: vec![NodeId(1)], given: vec![NodeId(1)] };
+        let text = "the directory was first started with other addresses of members 1";
+        assert_eq!(error.to_string(), text, "the ids alone would look the same");
     }
 }

@@ -1,6 +1,6 @@
 //! What other Raft systems got wrong, and what members that forgot, lie or come back must not do.
 //!
-//! `known bug N` names the row of the list of public reports that the test stands for: 1, 3, 12, 16 and 17
+//! `known bug N` names the row of `known_bugs.md` that the test stands for: 1, 3, 12, 16 and 17
 //! here; 2, 4 to 8, 19 and 30 in `paper`, 33 with the bookkeeping of what is in flight.
 
 #![allow(clippy::wildcard_imports, reason = "the support module is the language of these tests")]

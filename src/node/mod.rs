@@ -428,8 +428,9 @@ impl<S: StateMachine> Node<S> {
     }
 
     /// Stops the node in an orderly way: nothing new is taken, what is in the log is answered if it can be
-    /// soon, the log is flushed, the threads end. Waits at most for `timeout`; calls that are waiting are
-    /// answered. From inside the node, or on one of its threads, it only says that the node is to stop.
+    /// within half a second, the log is flushed, the threads end. Waits at most for `timeout`; calls that
+    /// are waiting are answered. From inside the node, or on one of its threads, it only says that the node
+    /// is to stop.
     ///
     /// # Errors
     /// The threads that had not ended in time. They end by themselves when what they are in returns.

@@ -542,7 +542,8 @@ fn other_members(f: &mut fmt::Formatter<'_>, stored: &[NodeId], given: &[NodeId]
     )
 }
 
-/// The node did not stop in time.
+/// The node did not stop in time. With less than a second to stop in, the threads that only wait for the
+/// last answers are named as well.
 #[derive(Clone, Debug)]
 pub struct ShutdownError {
     /// The threads that still run, most likely in the state machine or a transport. They have been told

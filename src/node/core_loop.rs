@@ -396,7 +396,7 @@ impl<S: StateMachine> CoreLoop<S> {
         });
     }
 
-    fn publish_status(&self) {
+    pub(super) fn publish_status(&self) {
         let peers = self.core.progress().map(|(id, progress)| {
             PeerStatus::new(id, progress.matched(), progress.next(), progress.mode())
         });

@@ -65,6 +65,7 @@ impl<S: StateMachine> CoreLoop<S> {
                 let leader = leader.map_or("none".to_owned(), |leader| leader.to_string());
                 log::info!("node={} role={role} term={term} leader={leader}", self.me.node);
                 self.publish_leadership();
+                self.publish_status();
             }
             Output::ProposeRefused => {
                 let generation = self.proposals.take().expect("asked about proposals");

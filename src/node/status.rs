@@ -5,7 +5,8 @@ use crate::error::StopCause;
 use crate::types::{BootCount, EntryId, Incarnation, LogIndex, NodeId, Role, Term};
 
 /// A node's state at one moment, from [`Node::status`](crate::Node::status). Role, term, leader, commit
-/// and applied index are current; the rest is at most a tick old.
+/// and applied index are current; the rest is at most a tick old, so the commit index may be ahead of the
+/// last entry that is named here.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct Status {

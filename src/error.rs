@@ -436,7 +436,8 @@ impl fmt::Display for ReadError {
 
 impl std::error::Error for ReadError {}
 
-/// Why a node did not start. Nothing has been written, unless the error is a failing write.
+/// Why a node did not start. Unless the error is a failing write, nothing has been written, but for the boot
+/// count where the directory was found to be this node's before something else was found to be wrong.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum StartError {

@@ -469,12 +469,21 @@ fn a_panic_on_the_consensus_thread_is_the_cause_that_everybody_is_told() {
             }
         }));
     }
-    while !node.leads() {
-        thread::yield_now();
-    }
-    let ticket = node.submit(vec![1]).expect("it leads");
+    // In the log before the panic; a proposal that is still at the door would be told that it never was.
+    let ticket = loop {
+        match node.submit(vec![1]) {
+            Ok(ticket) if ticket.wait_appended(Duration::from_secs(60)).is_some() => break ticket,
+            _ => thread::yield_now(),
+        }
+    };
     armed.store(true, Ordering::SeqCst);
-    let read = node.read(|_| ());
+    // Without a quorum it may have stepped down before it sends anything more.
+    let read = loop {
+        match node.read(|_| ()) {
+            Err(ReadError::NotLeader { .. }) => thread::yield_now(),
+            read => break read,
+        }
+    };
     assert!(matches!(read, Err(ReadError::Stopped(StopCause::Panicked { .. }))), "{read:?}");
     match ticket.wait() {
         Err(ProposeError::Unknown {

@@ -426,7 +426,7 @@ impl<S: StateMachine> CoreLoop<S> {
         self.shared.inbox.close();
         self.shared.inbox.clear();
         drop(self.proposals.take());
-        // The `apply` loop may have ended before these came, and nobody else answers them.
+        // Those that the `apply` loop has not picked up: it may be stuck, and they need not wait for it.
         let mut late = Vec::new();
         self.shared.apply.take(&mut late);
         drop(late);

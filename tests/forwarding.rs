@@ -71,7 +71,7 @@ fn commands_of_one_thread_keep_their_order() {
     let node = followers(&cluster).remove(0);
     let many = node.submit_many(0..500).expect("taken");
     let singles: Vec<_> = (500..600).map(|value| node.submit(value).expect("taken")).collect();
-    let places = many.wait_all().into_iter().chain(singles.into_iter().map(|t| t.wait()));
+    let places = many.wait_all().into_iter().chain(singles.into_iter().map(oarlock::Ticket::wait));
     let places: Vec<u64> = places.map(|place| place.expect("applied")).collect();
     assert_eq!(places, (1..=600).collect::<Vec<u64>>());
     assert_eq!(
@@ -219,16 +219,13 @@ fn client(first: u64, nodes: &[Node<Journal>], stop: &AtomicBool) -> Told {
         let node = &nodes[dice.usize(..nodes.len())];
         let values = next..next + dice.u64(1..8);
         next = values.end;
-        match node.submit_many(values.clone()) {
-            Ok(tickets) => {
-                for (value, outcome) in values.zip(tickets.wait_all()) {
-                    told.hear(value, outcome);
-                }
+        if let Ok(tickets) = node.submit_many(values.clone()) {
+            for (value, outcome) in values.zip(tickets.wait_all()) {
+                told.hear(value, outcome);
             }
-            Err(_) => {
-                told.refused.extend(values);
-                thread::sleep(Duration::from_millis(1));
-            }
+        } else {
+            told.refused.extend(values);
+            thread::sleep(Duration::from_millis(1));
         }
         // Whatever this client was told is applied, a linearizable read on any node shows.
         if let Some((&value, &place)) = told.applied.last_key_value() {

@@ -490,7 +490,8 @@ fn scan(
         let batch = match check_batch(mark, bytes, scan.end, &file.header) {
             Ok(batch) => batch,
             Err(bad) => {
-                scan.bad = bad;
+                let next = rebuilt.last.index.next();
+                scan.bad = Bad { index: bad.index.or(Some(next)), ..bad };
                 scan.later = later_durable(window, scan.end, salt)?;
                 break;
             }

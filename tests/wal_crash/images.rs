@@ -8,9 +8,9 @@ use fastrand::Rng;
 use oarlock::record::record_bytes;
 use oarlock::{EntryId, HardState, NodeId, Term};
 
-use super::disk::{Content, CrashDisk, Fate, Moment, Piece};
-use super::driver::{Driver, open};
-use super::promise::Promise;
+use crate::crash_rig::disk::{Content, CrashDisk, Fate, Moment, Piece};
+use crate::crash_rig::driver::{Driver, Outcome, open};
+use crate::crash_rig::promise::Promise;
 use crate::wal_rig::{header, read_all};
 
 /// How many images all workloads together look at.
@@ -33,15 +33,15 @@ fn number(variable: &str, default: usize) -> usize {
 }
 
 /// Runs a workload, and looks at what crashes leave of it: its share of the images.
-pub(crate) fn survives(name: &str, work: impl Fn(&mut Driver)) {
+pub(crate) fn survives(name: &str, work: fn(&mut Driver<CrashDisk>) -> Outcome) {
     let wanted = number(IMAGES, DEFAULT_IMAGES).div_ceil(WORKLOADS);
     let first = number(SEED, 0) as u64;
     let mut images = Images::default();
     let mut idle = 0;
     for seed in first.. {
-        let mut driver = Driver::new(seed);
-        work(&mut driver);
-        let moments = driver.disk.moments();
+        let mut driver = Driver::new(CrashDisk::recording(Promise::none(), 0), seed);
+        work(&mut driver).expect("a good disk");
+        let moments = driver.ground.moments();
         let before = images.count;
         images.look(&moments, wanted - before, seed).unwrap_or_else(|problem| {
             panic!("{name}, {SEED}={seed}, {problem}");

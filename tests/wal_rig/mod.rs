@@ -184,16 +184,20 @@ pub fn header(term: u64, index: LogIndex) -> RecordHeader {
 }
 
 pub fn read_all(log: &Log) -> Vec<(EntryId, Vec<u8>)> {
+    try_read_all(log).expect("readable")
+}
+
+pub fn try_read_all(log: &Log) -> Result<Vec<(EntryId, Vec<u8>)>, StorageError> {
     let reader = log.reader();
     let mut entries = Vec::new();
     let mut prev = log.base().index;
     while prev < log.last().index {
-        let (slices, last) = reader.read(prev, log.last().index, 5000).expect("readable");
+        let (slices, last) = reader.read(prev, log.last().index, 5000)?;
         assert!(last > prev, "at least one entry");
         entries.extend(decode(&slices));
         prev = last;
     }
-    entries
+    Ok(entries)
 }
 
 pub fn decode(slices: &Slices) -> Vec<(EntryId, Vec<u8>)> {

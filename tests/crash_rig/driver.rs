@@ -1,35 +1,92 @@
 //! A log that is driven by hand on one thread, and says at every moment what it has promised.
 
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
 use fastrand::Rng;
 use oarlock::error::StorageError;
 use oarlock::record::record_bytes;
+use oarlock::simulation::SimDisk;
 use oarlock::storage::{OpenMode, Storage};
 use oarlock::wal::{LogOptions, Opened, Position};
 use oarlock::{EntryId, HardState, LogIndex, NodeId, Term};
 
-use super::disk::{CrashDisk, Fate};
+use super::disk::{CrashDisk, Fate, Piece};
 use super::promise::{Entry, Promise};
-use crate::wal_rig::{DIR, header, read_all, try_open_with};
+use crate::wal_rig::{DIR, header, try_open_with, try_read_all};
 
 /// Segments of four blocks: there are many ends in little log.
 pub(crate) const OPTIONS: LogOptions =
     LogOptions { segment_bytes: 16 << 10, ready_segments: 1, max_entry_bytes: 4 << 10 };
 
+pub(crate) type Outcome = Result<(), StorageError>;
+
 /// Opens the log on `disk`, and reads all of it.
 pub(crate) fn open(disk: &CrashDisk) -> Result<(Opened, Vec<Entry>), StorageError> {
-    let storage: Arc<dyn Storage> = Arc::new(disk.clone());
-    let opened = try_open_with(storage, Path::new(DIR), &OPTIONS)?;
-    let entries = read_all(&opened.log);
+    open_in(disk.storage(), Path::new(DIR))
+}
+
+fn open_in(storage: Arc<dyn Storage>, dir: &Path) -> Result<(Opened, Vec<Entry>), StorageError> {
+    let opened = try_open_with(storage, dir, &OPTIONS)?;
+    let entries = try_read_all(&opened.log)?;
     Ok((opened, entries))
 }
 
-pub(crate) struct Driver {
-    pub(crate) disk: CrashDisk,
-    opened: Option<Opened>,
-    promise: Promise,
+/// What a driven log stands on.
+pub(crate) trait Ground {
+    fn storage(&self) -> Arc<dyn Storage>;
+
+    /// Told before anything is done that could break it.
+    fn promise(&self, _promise: &Promise) {}
+
+    /// The program that uses it dies.
+    fn kill(&self);
+
+    /// The machine dies. What of the unflushed is lost may be drawn.
+    fn cut_power(&self, rng: &mut Rng);
+}
+
+impl Ground for CrashDisk {
+    fn storage(&self) -> Arc<dyn Storage> {
+        Arc::new(self.clone())
+    }
+
+    fn promise(&self, promise: &Promise) {
+        CrashDisk::promise(self, promise.clone());
+    }
+
+    fn kill(&self) {
+        CrashDisk::kill(self);
+    }
+
+    fn cut_power(&self, rng: &mut Rng) {
+        let content = self.content();
+        let drawn = |_: &Piece| if rng.bool() { Fate::Kept } else { Fate::Lost };
+        let fates: Vec<Fate> = content.pieces().iter().map(drawn).collect();
+        CrashDisk::kill(self);
+        self.hold(content.image(&fates));
+    }
+}
+
+impl Ground for Arc<SimDisk> {
+    fn storage(&self) -> Arc<dyn Storage> {
+        Arc::<SimDisk>::clone(self)
+    }
+
+    fn kill(&self) {
+        SimDisk::kill(self);
+    }
+
+    fn cut_power(&self, _rng: &mut Rng) {
+        self.crash();
+    }
+}
+
+pub(crate) struct Driver<G> {
+    pub(crate) ground: G,
+    pub(crate) opened: Option<Opened>,
+    pub(crate) promise: Promise,
     /// Every entry there is, the released ones included.
     entries: Vec<Entry>,
     pub(crate) rng: Rng,
@@ -38,13 +95,12 @@ pub(crate) struct Driver {
     vote: HardState,
 }
 
-impl Driver {
-    pub(crate) fn new(seed: u64) -> Self {
-        let promise = Promise::none();
+impl<G: Ground> Driver<G> {
+    pub(crate) fn new(ground: G, seed: u64) -> Self {
         Self {
-            disk: CrashDisk::recording(promise.clone()),
+            ground,
             opened: None,
-            promise,
+            promise: Promise::none(),
             entries: Vec::new(),
             rng: Rng::with_seed(seed),
             term: 1,
@@ -63,6 +119,11 @@ impl Driver {
         self.promise.contents[0].iter().zip(&self.entries).take_while(common).count()
     }
 
+    /// The entries that were not let go of.
+    pub(crate) fn held(&self) -> &[Entry] {
+        &self.entries[self.base()..]
+    }
+
     pub(crate) fn base(&self) -> usize {
         self.opened.as_ref().map_or(0, |opened| opened.log.base().index.0 as usize)
     }
@@ -72,12 +133,12 @@ impl Driver {
     }
 
     fn say(&self) {
-        self.disk.promise(self.promise.clone());
+        self.ground.promise(&self.promise);
     }
 
     /// Opens the log. What it has found is durable, and promised.
-    pub(crate) fn open(&mut self) {
-        let (opened, found) = open(&self.disk).expect("a good disk");
+    pub(crate) fn open(&mut self) -> Outcome {
+        let (opened, found) = open_in(self.ground.storage(), Path::new(DIR))?;
         let recovered = &opened.recovered;
         self.promise.check(recovered, &found).expect("what was promised");
         self.generation = 0;
@@ -93,28 +154,21 @@ impl Driver {
         self.promise.boot = recovered.sender.boot.0;
         self.opened = Some(opened);
         self.say();
+        Ok(())
     }
 
     /// The program is killed and started again.
-    pub(crate) fn restart(&mut self) {
-        self.disk.kill();
+    pub(crate) fn restart(&mut self) -> Outcome {
+        self.ground.kill();
         self.opened = None;
-        self.open();
+        self.open()
     }
 
-    /// The power is cut, and the program started again. What of the unflushed is lost is drawn.
-    pub(crate) fn cut_power(&mut self) {
-        self.disk.kill();
+    /// The power is cut, and the program started again.
+    pub(crate) fn cut_power(&mut self) -> Outcome {
         self.opened = None;
-        let content = self.disk.content();
-        let fates: Vec<Fate> = content
-            .pieces()
-            .iter()
-            .map(|_| if self.rng.bool() { Fate::Kept } else { Fate::Lost })
-            .collect();
-        let image = content.image(&fates);
-        self.disk.hold(image);
-        self.open();
+        self.ground.cut_power(&mut self.rng);
+        self.open()
     }
 
     fn changed(&mut self) {
@@ -123,73 +177,77 @@ impl Driver {
     }
 
     /// Appends an entry of `bytes` bytes, of a kind that is meant to confuse.
-    pub(crate) fn append(&mut self, bytes: usize) {
-        while self.log().room() < record_bytes(bytes, false) {
-            self.prepare_one();
-        }
+    pub(crate) fn append(&mut self, bytes: usize) -> Outcome {
+        self.make_room(record_bytes(bytes, false))?;
         let payload = match self.rng.u8(..4) {
             0 => vec![0; bytes],
-            1 => self.looks_like_log(bytes),
+            1 => self.looks_like_log(bytes).unwrap_or_else(|_| vec![1; bytes]),
             _ => vec![self.rng.u8(..); bytes],
         };
         let id = EntryId::new(Term(self.term), LogIndex(self.entries.len() as u64 + 1));
         self.entries.push((id, payload.clone()));
-        // What is in the log may reach the disk at any time once it is told to be flushed.
-        let term = self.term;
-        self.log().append(&header(term, id.index), &payload);
+        let header = header(self.term, id.index);
+        self.log().append(&header, &payload);
         self.changed();
+        Ok(())
     }
 
     /// Bytes of a segment of this very log: records, marks and all.
-    fn looks_like_log(&self, bytes: usize) -> Vec<u8> {
+    fn looks_like_log(&self, bytes: usize) -> io::Result<Vec<u8>> {
+        let storage = self.ground.storage();
         let log = Path::new(DIR).join("log");
-        let names = self.disk.list(&log).expect("a good disk");
+        let names = storage.list(&log)?;
         let last = names.last().expect("there is always a segment");
-        let file = self.disk.open(&log.join(last), OpenMode::Read).expect("a good disk");
         let mut payload = vec![0; bytes];
-        file.read_at(&mut payload, 64).expect("a good disk");
-        payload
+        storage.open(&log.join(last), OpenMode::Read)?.read_at(&mut payload, 64)?;
+        Ok(payload)
     }
 
-    pub(crate) fn publish(&mut self) -> Position {
-        self.log().publish()
+    fn make_room(&mut self, bytes: usize) -> Outcome {
+        while self.log().room() < bytes {
+            assert!(self.prepare_one()?, "no segment to be had");
+        }
+        Ok(())
+    }
+
+    pub(crate) fn publish(&mut self) {
+        self.log().publish();
     }
 
     /// Ends the batch, flushes everything, and acknowledges it.
-    pub(crate) fn commit(&mut self) {
-        let target = self.publish();
-        self.flush(target);
+    pub(crate) fn commit(&mut self) -> Outcome {
+        let target = self.log().publish();
+        self.flush(target)?;
         self.promise.contents = vec![Arc::new(self.entries.clone())];
         self.say();
+        Ok(())
     }
 
-    fn flush(&mut self, target: Position) {
+    fn flush(&mut self, target: Position) -> Outcome {
         let opened = self.opened.as_mut().expect("open");
-        let flushed = opened.flusher.as_mut().expect("on disk").flush(target).expect("a good disk");
+        let flushed = opened.flusher.as_mut().expect("on disk").flush(target)?;
         opened.log.persisted(flushed);
+        Ok(())
     }
 
-    pub(crate) fn cover(&mut self) {
-        if let Some(target) = self.log().cover() {
-            self.flush(target);
-        }
+    pub(crate) fn cover(&mut self) -> Outcome {
+        self.log().cover().map_or(Ok(()), |target| self.flush(target))
     }
 
     /// Keeps the first `keep` entries.
-    pub(crate) fn truncate(&mut self, keep: usize) {
+    pub(crate) fn truncate(&mut self, keep: usize) -> Outcome {
         let keep = keep.max(self.base()).max(self.promise.released);
         if keep >= self.last() {
-            return;
+            return Ok(());
         }
-        while self.log().room() == 0 {
-            self.prepare_one();
-        }
+        self.make_room(1)?;
         self.generation += 1;
         self.term += 1;
         let generation = self.generation;
         self.entries.truncate(keep);
         self.log().truncate_from(LogIndex(keep as u64 + 1), generation);
         self.changed();
+        Ok(())
     }
 
     /// Lets go of acknowledged entries.
@@ -200,16 +258,17 @@ impl Driver {
         self.log().release(LogIndex(up_to as u64));
     }
 
-    pub(crate) fn prepare_one(&mut self) -> bool {
-        self.opened.as_mut().expect("open").preparer.step().expect("a good disk")
+    fn prepare_one(&mut self) -> Result<bool, StorageError> {
+        self.opened.as_mut().expect("open").preparer.step()
     }
 
-    pub(crate) fn prepare(&mut self) {
-        while self.prepare_one() {}
+    pub(crate) fn prepare(&mut self) -> Outcome {
+        while self.prepare_one()? {}
+        Ok(())
     }
 
     /// Stores a higher term, with a vote or without.
-    pub(crate) fn vote(&mut self) {
+    pub(crate) fn vote(&mut self) -> Outcome {
         let next = HardState {
             term: Term(self.vote.term.0.max(self.term) + 1),
             voted_for: self.rng.bool().then(|| NodeId(self.rng.u64(1..4))),
@@ -218,17 +277,19 @@ impl Driver {
         self.promise.hard_states.push(next);
         self.say();
         let opened = self.opened.as_mut().expect("open");
-        opened.flusher.as_mut().expect("on disk").store_hard_state(next).expect("a good disk");
+        opened.flusher.as_mut().expect("on disk").store_hard_state(next)?;
         self.vote = next;
         self.promise.hard_states = vec![next];
         self.say();
+        Ok(())
     }
 
     /// Entries of these sizes, a flush for each.
-    pub(crate) fn entries(&mut self, sizes: impl IntoIterator<Item = usize>) {
+    pub(crate) fn entries(&mut self, sizes: impl IntoIterator<Item = usize>) -> Outcome {
         for size in sizes {
-            self.append(size);
-            self.commit();
+            self.append(size)?;
+            self.commit()?;
         }
+        Ok(())
     }
 }

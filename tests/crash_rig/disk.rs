@@ -95,9 +95,10 @@ pub(crate) enum Fate {
 }
 
 impl Content {
-    fn new() -> Self {
+    fn new(name: u64) -> Self {
         let zeros = Page::new(&[0; PAGE_BYTES]);
-        Self { files: BTreeMap::new(), dirs: BTreeMap::new(), zeros, last_id: 0, drawn: 0 }
+        let drawn = u128::from(name) << 64;
+        Self { files: BTreeMap::new(), dirs: BTreeMap::new(), zeros, last_id: 0, drawn }
     }
 
     /// Everything unflushed, in the order in which [`image`](Self::image) asks for fates.
@@ -158,6 +159,51 @@ impl Content {
     /// The disk after a power cut that takes everything unflushed.
     pub(crate) fn flushed(&self) -> Self {
         self.image(&vec![Fate::Lost; self.pieces().len()])
+    }
+
+    /// All files, by path.
+    pub(crate) fn paths(&self) -> Vec<PathBuf> {
+        let of = |(path, dir): (&PathBuf, &DirState)| -> Vec<PathBuf> {
+            dir.live.keys().map(|name| path.join(name)).collect()
+        };
+        self.dirs.iter().flat_map(of).collect()
+    }
+
+    /// A file's bytes.
+    pub(crate) fn bytes(&self, path: &Path) -> Vec<u8> {
+        let file = &self.files[&self.find(path).expect("a file")];
+        let mut bytes: Vec<u8> = file.live.iter().flat_map(|page| page.bytes).collect();
+        bytes.resize(file.len, 0);
+        bytes
+    }
+
+    /// The same disk with other bytes in a file, durably and behind everybody's back.
+    pub(crate) fn with(&self, path: &Path, bytes: &[u8]) -> Self {
+        let mut changed = self.clone();
+        let id = changed.find(path).expect("a file");
+        let zeros = Arc::clone(&changed.zeros);
+        let file = changed.files.get_mut(&id).expect("a file");
+        let old = std::mem::take(&mut file.durable);
+        for (at, chunk) in bytes.chunks(PAGE_BYTES).enumerate() {
+            let mut page = [0; PAGE_BYTES];
+            page[..chunk.len()].copy_from_slice(chunk);
+            let same = old.get(at).filter(|old| old.bytes == page);
+            file.durable.push(same.map_or_else(|| Page::new(&page), Arc::clone));
+        }
+        file.dirty.clear();
+        file.durable_len = bytes.len();
+        file.become_durable(&zeros);
+        changed
+    }
+
+    /// The same disk without a file.
+    pub(crate) fn without(&self, path: &Path) -> Self {
+        let mut changed = self.clone();
+        let (dir, name) = split(path);
+        let dir = changed.dirs.get_mut(&dir).expect("a directory");
+        dir.live.remove(&name);
+        dir.durable.remove(&name);
+        changed
     }
 
     /// Two disks with the same hash hold the same, as far as programs can see.
@@ -309,9 +355,9 @@ impl World {
 pub(crate) struct CrashDisk(Arc<Mutex<World>>);
 
 impl CrashDisk {
-    /// An empty disk that remembers every moment.
-    pub(crate) fn recording(promise: Promise) -> Self {
-        let disk = Self::of(Content::new(), Arc::new(promise));
+    /// An empty disk that remembers every moment. The number is what its directories' names begin with.
+    pub(crate) fn recording(promise: Promise, name: u64) -> Self {
+        let disk = Self::of(Content::new(name), Arc::new(promise));
         disk.0.lock().moments = Some(Vec::new());
         disk
     }
@@ -358,6 +404,9 @@ impl fmt::Debug for CrashDisk {
 impl Storage for CrashDisk {
     fn create_dir(&self, dir: &Path) -> io::Result<()> {
         let mut world = self.0.lock();
+        if world.content.dirs.contains_key(dir) {
+            return Ok(());
+        }
         for dir in dir.ancestors().filter(|dir| !dir.as_os_str().is_empty()) {
             world.content.dirs.entry(dir.to_path_buf()).or_default();
         }

@@ -92,6 +92,7 @@ pub(crate) struct Driver<G> {
     pub(crate) rng: Rng,
     pub(crate) term: u64,
     generation: u64,
+    flushed: Position,
     vote: HardState,
 }
 
@@ -105,6 +106,7 @@ impl<G: Ground> Driver<G> {
             rng: Rng::with_seed(seed),
             term: 1,
             generation: 0,
+            flushed: Position::default(),
             vote: HardState::default(),
         }
     }
@@ -142,6 +144,7 @@ impl<G: Ground> Driver<G> {
         let recovered = &opened.recovered;
         self.promise.check(recovered, &found).expect("what was promised");
         self.generation = 0;
+        self.flushed = Position::default();
         let base = recovered.base.index.0 as usize;
         let fits = |content: &&Arc<Vec<Entry>>| content[base.min(content.len())..] == found[..];
         let content = self.promise.contents.iter().find(fits).expect("just checked");
@@ -210,8 +213,11 @@ impl<G: Ground> Driver<G> {
         Ok(())
     }
 
+    /// Ends the batch. What the core hears of flushes meanwhile is old.
     pub(crate) fn publish(&mut self) {
+        let flushed = self.flushed;
         self.log().publish();
+        self.log().persisted(flushed);
     }
 
     /// Ends the batch, flushes everything, and acknowledges it.
@@ -227,6 +233,7 @@ impl<G: Ground> Driver<G> {
         let opened = self.opened.as_mut().expect("open");
         let flushed = opened.flusher.as_mut().expect("on disk").flush(target)?;
         opened.log.persisted(flushed);
+        self.flushed = flushed;
         Ok(())
     }
 

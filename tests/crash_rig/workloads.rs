@@ -8,17 +8,20 @@ fn mixed(driver: &mut Driver<impl Ground>, count: usize) -> Vec<usize> {
     (0..count).map(|_| *driver.rng.choice(&sizes).expect("not empty")).collect()
 }
 
+/// A first start.
 pub(crate) fn first_start(driver: &mut Driver<impl Ground>) -> Outcome {
     driver.open()?;
     driver.entries([100])
 }
 
+/// Entries of all sizes, a flush for each.
 pub(crate) fn appends(driver: &mut Driver<impl Ground>) -> Outcome {
     driver.open()?;
     let sizes = mixed(driver, 8);
     driver.entries(sizes)
 }
 
+/// Batches that are flushed together.
 pub(crate) fn batches(driver: &mut Driver<impl Ground>) -> Outcome {
     driver.open()?;
     for batches in [2, 3, 5] {
@@ -33,6 +36,7 @@ pub(crate) fn batches(driver: &mut Driver<impl Ground>) -> Outcome {
     Ok(())
 }
 
+/// Small flushes that share a block, with idle moments between them.
 pub(crate) fn covers(driver: &mut Driver<impl Ground>) -> Outcome {
     driver.open()?;
     for round in 0..5 {
@@ -44,6 +48,7 @@ pub(crate) fn covers(driver: &mut Driver<impl Ground>) -> Outcome {
     Ok(())
 }
 
+/// One segment after the other.
 pub(crate) fn rolls(driver: &mut Driver<impl Ground>) -> Outcome {
     driver.open()?;
     let sizes = mixed(driver, 4);
@@ -55,6 +60,7 @@ pub(crate) fn rolls(driver: &mut Driver<impl Ground>) -> Outcome {
     driver.commit()
 }
 
+/// Truncations within a segment, across its end, and of what was just truncated.
 pub(crate) fn truncations(driver: &mut Driver<impl Ground>) -> Outcome {
     driver.open()?;
     driver.entries([1200; 8])?;
@@ -70,12 +76,19 @@ pub(crate) fn truncations(driver: &mut Driver<impl Ground>) -> Outcome {
     driver.entries([200; 2])
 }
 
+/// Prefixes that are let go of, and segments that are used again.
 pub(crate) fn releases(driver: &mut Driver<impl Ground>) -> Outcome {
     driver.open()?;
     for round in 0..4 {
         driver.entries([2500; 5])?;
         let last = driver.last();
         driver.release(last - 2);
+        if round == 3 {
+            // The mark that says so is on its way.
+            driver.append(10)?;
+            driver.publish();
+            driver.prepare()?;
+        }
         if round % 2 == 0 {
             driver.cover()?;
         } else {
@@ -86,6 +99,7 @@ pub(crate) fn releases(driver: &mut Driver<impl Ground>) -> Outcome {
     Ok(())
 }
 
+/// Votes between entries.
 pub(crate) fn votes(driver: &mut Driver<impl Ground>) -> Outcome {
     driver.open()?;
     for _ in 0..4 {
@@ -97,6 +111,7 @@ pub(crate) fn votes(driver: &mut Driver<impl Ground>) -> Outcome {
     driver.vote()
 }
 
+/// Kills and power cuts with entries on their way.
 pub(crate) fn starts(driver: &mut Driver<impl Ground>) -> Outcome {
     driver.open()?;
     for round in 0..4 {
@@ -112,6 +127,7 @@ pub(crate) fn starts(driver: &mut Driver<impl Ground>) -> Outcome {
     driver.entries([100])
 }
 
+/// Covers close to the end of a segment.
 pub(crate) fn closes(driver: &mut Driver<impl Ground>) -> Outcome {
     driver.open()?;
     driver.entries([3900, 3900])?;
@@ -126,6 +142,7 @@ pub(crate) fn closes(driver: &mut Driver<impl Ground>) -> Outcome {
     driver.entries([10])
 }
 
+/// A truncated prefix that is let go of.
 pub(crate) fn truncated_releases(driver: &mut Driver<impl Ground>) -> Outcome {
     driver.open()?;
     driver.entries([3000; 6])?;
@@ -140,6 +157,7 @@ pub(crate) fn truncated_releases(driver: &mut Driver<impl Ground>) -> Outcome {
     driver.entries([100])
 }
 
+/// Anything in any order.
 pub(crate) fn everything(driver: &mut Driver<impl Ground>) -> Outcome {
     driver.open()?;
     for _ in 0..30 {

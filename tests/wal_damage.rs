@@ -19,9 +19,9 @@ use std::sync::Arc;
 use crash_rig::disk::{Content, CrashDisk, PAGE_BYTES};
 use crash_rig::driver::{Driver, Outcome, open};
 use crash_rig::promise::{Entry, Promise};
-use oarlock::HardState;
 use oarlock::error::{StorageError, StorageErrorKind};
-use wal_rig::{DIR, segment};
+use oarlock::{EntryId, HardState, LogIndex, Term};
+use wal_rig::{DIR, Rig, segment};
 
 /// A log that was left behind, and what it has promised.
 struct Log {
@@ -76,7 +76,7 @@ impl Log {
     }
 
     fn named(closed: bool, name: u64) -> Self {
-        let mut driver = Driver::new(CrashDisk::recording(Promise::none(), name), 7);
+        let mut driver = Driver::new(CrashDisk::recording(Promise::none(), name), 7 + name);
         build(&mut driver).expect("a good disk");
         if closed {
             driver.cover().expect("a good disk");
@@ -319,6 +319,60 @@ fn every_file_exchanged_with_that_of_another_directory_or_with_another_file() {
             }
         }
     }
+}
+
+#[test]
+fn every_page_exchanged_with_that_of_another_directory() {
+    for log in both() {
+        let foreign = Log::named(log.closed, 1);
+        for page in pages(&log.content) {
+            let other = page_of(&foreign.content.bytes(&page.0), page.1).to_vec();
+            let exchanged = with_page(&log.content, &page, &other);
+            let _ = log.start(&exchanged, &format!("{page:?} of another directory"));
+        }
+    }
+}
+
+/// A mark as it would be if checksums were over the bytes alone, which is all that an author of payloads
+/// can know.
+fn forged(position: u64, durable: u64) -> [u8; 80] {
+    let mut mark = [0; 80];
+    mark[4..8].copy_from_slice(&(0x50 | 1_u32 << 31).to_le_bytes());
+    mark[8] = 1; // kind
+    mark[12..16].copy_from_slice(&80_u32.to_le_bytes());
+    mark[16..24].copy_from_slice(&position.to_le_bytes());
+    mark[24..32].copy_from_slice(&(1_u64 << 32 | 64).to_le_bytes()); // predecessor
+    mark[32..40].copy_from_slice(&durable.to_le_bytes());
+    mark[40..48].copy_from_slice(&1_u64.to_le_bytes()); // boot
+    mark[48..52].copy_from_slice(&1_u32.to_le_bytes()); // oldest
+    mark[56..64].copy_from_slice(&7_u64.to_le_bytes()); // term before
+    mark[64..72].copy_from_slice(&1_u64.to_le_bytes()); // index before
+    let crc = crc32c::crc32c(&mark[4..]);
+    mark[..4].copy_from_slice(&crc.to_le_bytes());
+    mark
+}
+
+#[test]
+fn a_payload_that_was_made_to_look_like_a_mark_neither_ends_nor_begins_anything() {
+    let first = 1 << 32 | 64;
+    let mut rig = Rig::new();
+    rig.append(7, b"durable");
+    rig.commit();
+    let end = rig.log().publish().to_word();
+    // Wherever it comes to stand, it says that more was durable than there is.
+    let payload: Vec<u8> = (0..40).flat_map(|at| forged(end + 120 + at * 80, end + 4000)).collect();
+    rig.append(7, &payload);
+    rig.commit();
+    let disk = rig.kill();
+    let torn = Arc::new((*disk).clone());
+    torn.rot(&segment(1), |bytes| bytes[(end - first) as usize + 64..][..80].fill(0));
+    assert_eq!(Rig::on(torn).entries().len(), 1, "the payload says nothing of its own loss");
+    disk.rot(&segment(1), |bytes| {
+        bytes[(end - first) as usize + 64..][..80].copy_from_slice(&forged(end, end));
+    });
+    let rig = Rig::on(disk);
+    assert_eq!(rig.entries().len(), 1);
+    assert_eq!(rig.log_ref().last(), EntryId::new(Term(7), LogIndex(1)));
 }
 
 /// An older copy of the last segment, or of the whole directory, is another matter: nothing in the

@@ -164,14 +164,16 @@ impl Catalog {
         entry.write_back.take().expect("one flusher")
     }
 
-    /// From here on the segment is read from its file. Nothing happens if it was released meanwhile.
-    pub(super) fn cool(&self, cold: ColdSegment) {
+    /// From here on the segment is read from its file. Returns whether it was still there: nothing happens
+    /// if it was released meanwhile.
+    pub(super) fn cool(&self, cold: ColdSegment) -> bool {
         let mut inner = self.0.lock();
         let found =
             inner.segments.binary_search_by_key(&cold.sequence, |entry| entry.place.sequence());
         if let Ok(at) = found {
             inner.segments[at].place = Place::Cold(Arc::new(cold));
         }
+        found.is_ok()
     }
 
     /// All segments, in order.

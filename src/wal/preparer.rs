@@ -173,14 +173,17 @@ impl Preparer {
             self.cooling.extract_if(.., |segment| segment.position(segment.published()) <= flushed)
         {
             let backing = segment.backing().expect("a log in memory cools nothing");
-            self.shared.catalog.cool(ColdSegment {
+            let is_cold = self.shared.catalog.cool(ColdSegment {
                 storage: Arc::clone(&files.storage),
                 sequence: segment.sequence(),
                 path: backing.path.clone(),
                 end: segment.published(),
                 file_bytes: segment.capacity(),
             });
-            self.cooled.push(segment);
+            // One that was let go of meanwhile comes back with its mapping, and must not wait for itself.
+            if is_cold {
+                self.cooled.push(segment);
+            }
         }
         // The catalog has let go of it, so nobody can get hold of it again.
         self.cooled.retain(|segment| Arc::strong_count(segment) > 1);

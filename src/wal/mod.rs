@@ -389,6 +389,7 @@ pub fn open(
     let ready = preparer.first_segment()?;
     preparer.continue_from(survey.next_sequence);
     let stale = survey.settle(&files)?;
+    shared.add_bytes(shared.catalog.bytes());
     directory.set_log_exists()?;
     for (path, bytes) in stale {
         preparer.adopt(path, bytes)?;

@@ -232,13 +232,16 @@ impl Preparer {
             if self.spares.len() > self.ready_segments
                 && let Some(Spare::File(path)) = self.spares.pop_back()
             {
-                self.delete(&path)?;
+                self.delete(&path, self.segment_bytes)?;
             }
             return Ok(());
         }
         match segment.backing() {
             Some(backing) => self.keep_file(backing.path.clone(), segment.capacity()),
-            None => Ok(()),
+            None => {
+                self.shared.take_bytes(segment.capacity() as u64);
+                Ok(())
+            }
         }
     }
 
@@ -247,20 +250,23 @@ impl Preparer {
             self.spares.push_back(Spare::File(path));
             return Ok(());
         }
-        self.delete(&path)
+        self.delete(&path, file_bytes)
     }
 
-    fn delete(&self, path: &Path) -> Result<(), StorageError> {
+    fn delete(&self, path: &Path, file_bytes: usize) -> Result<(), StorageError> {
         // Needs no flush of the directory: a file that comes back after a crash lies below the oldest
         // segment that counts, and is deleted again.
         let Ground::Files(files) = &self.ground else {
             unreachable!("a log in memory has no files");
         };
-        files.storage.remove(path).map_err(|error| StorageError::io(path, "remove", error))
+        files.storage.remove(path).map_err(|error| StorageError::io(path, "remove", error))?;
+        self.shared.take_bytes(file_bytes as u64);
+        Ok(())
     }
 
     /// Takes in a file that no log needs, found at the start.
     pub(super) fn adopt(&mut self, path: PathBuf, file_bytes: usize) -> Result<(), StorageError> {
+        self.shared.add_bytes(file_bytes as u64);
         self.keep_file(path, file_bytes)
     }
 
@@ -285,6 +291,7 @@ impl Preparer {
         }
         let segment = Segment::anonymous(sequence, self.segment_bytes)
             .map_err(|error| StorageError::io("memory", "map", error))?;
+        self.shared.add_bytes(self.segment_bytes as u64);
         Ok(Some(Job::Populate { segment, at: 0 }))
     }
 
@@ -309,6 +316,7 @@ impl Preparer {
             }),
             None => {
                 let (file, temporary) = files.create(sequence, self.segment_bytes)?;
+                self.shared.add_bytes(self.segment_bytes as u64);
                 Ok(Some(Job::Fill { file, temporary, sequence, at: 0 }))
             }
         }
@@ -370,6 +378,7 @@ impl Preparer {
     fn discard(&self, temporary: &Path) {
         if let Ground::Files(files) = &self.ground {
             let _ = files.storage.remove(temporary);
+            self.shared.take_bytes(self.segment_bytes as u64);
         }
     }
 

@@ -236,13 +236,11 @@ impl Preparer {
             }
             return Ok(());
         }
-        match segment.backing() {
-            Some(backing) => self.keep_file(backing.path.clone(), segment.capacity()),
-            None => {
-                self.shared.take_bytes(segment.capacity() as u64);
-                Ok(())
-            }
+        if let Some(backing) = segment.backing() {
+            return self.keep_file(backing.path.clone(), segment.capacity());
         }
+        self.shared.take_bytes(segment.capacity() as u64);
+        Ok(())
     }
 
     fn keep_file(&mut self, path: PathBuf, file_bytes: usize) -> Result<(), StorageError> {

@@ -17,6 +17,7 @@ mod apply_loop;
 mod backlog;
 mod builder;
 mod core_loop;
+mod forwards;
 mod group;
 mod inbox;
 mod inside;
@@ -272,7 +273,9 @@ impl<S: StateMachine> Node<S> {
         }
         if !shared.leadership.leads() {
             let leader = shared.leadership.get().leader;
-            return Err(ProposeError::NotLeader { leader, command: () });
+            if leader.is_none() || !shared.config.forward {
+                return Err(ProposeError::NotLeader { leader, command: () });
+            }
         }
         Ok(())
     }

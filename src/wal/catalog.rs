@@ -16,6 +16,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::Position;
+use super::format::Salt;
 use super::segment::{Segment, WriteBack};
 use crate::storage::Storage;
 use crate::types::LogIndex;
@@ -30,6 +31,7 @@ pub(super) struct ColdSegment {
     pub(super) storage: Arc<dyn Storage>,
     pub(super) sequence: u32,
     pub(super) path: PathBuf,
+    pub(super) salt: Salt,
     /// Where its last batch ends.
     pub(super) end: usize,
     /// The file's length.
@@ -235,7 +237,8 @@ mod tests {
         for sequence in [1, 2, 5] {
             let path = PathBuf::new();
             let storage = Arc::new(super::super::Disk);
-            let cold = ColdSegment { storage, sequence, path, end: 1 << 16, file_bytes: 1 << 16 };
+            let (salt, end, file_bytes) = (Salt::default(), 1 << 16, 1 << 16);
+            let cold = ColdSegment { storage, sequence, path, salt, end, file_bytes };
             catalog.push(Place::Cold(Arc::new(cold)), None);
         }
         catalog

@@ -12,8 +12,8 @@ use std::sync::Arc;
 
 use super::catalog::{Place, WAYPOINT_BYTES};
 use super::format::{
-    MARK_BYTES, Mark, SEAL_RESERVE, SEGMENT_HEADER_BYTES, TRUNCATION_BYTES, encode_seal,
-    encode_truncation, fold, u32_at, u64_at,
+    BLOCK_BYTES, MARK_BYTES, Mark, SEAL_RESERVE, SEGMENT_HEADER_BYTES, TRUNCATION_BYTES,
+    encode_seal, encode_truncation, fold, u32_at, u64_at,
 };
 use super::pool::{Ready, Shared};
 use super::reader::{Cut, LogReader};
@@ -29,6 +29,8 @@ use crate::types::{BootCount, EntryId, LogIndex, Term};
 const RECENT_BATCHES: usize = 256;
 /// Batches whose end is remembered until it is durable; beyond, neighbours are taken together.
 const MAX_BATCH_ENDS: usize = 1024;
+/// What entries leave free, so that the last flush of a segment can be covered without another one.
+const COVER_RESERVE: usize = MARK_BYTES;
 
 /// What [`Log::slices`] found.
 #[derive(Debug)]
@@ -225,9 +227,9 @@ impl Log {
     /// that are ready.
     pub fn room(&self) -> usize {
         // A truncation ends the open batch and begins another.
-        let local = SEAL_RESERVE + MARK_BYTES + TRUNCATION_BYTES;
+        let local = COVER_RESERVE + SEAL_RESERVE + MARK_BYTES + TRUNCATION_BYTES;
         let open = self.writer.free().saturating_sub(local);
-        let whole = (self.segment_bytes - SEGMENT_HEADER_BYTES).saturating_sub(local);
+        let whole = self.segment_bytes.saturating_sub(SEGMENT_HEADER_BYTES + BLOCK_BYTES + local);
         // A segment is left when the next record does not fit.
         let waste = self.max_record_bytes.saturating_sub(1);
         match self.shared.pool.count() {
@@ -401,19 +403,18 @@ impl Log {
 
     /// Adds an empty batch whose mark will say that everything before it is durable, so that a later
     /// start can tell damage there from a torn tail; returns the position to flush. For an idle moment
-    /// and for the end. `None` if a mark says so already, if something still waits to be flushed, or if
-    /// there is no room for one.
+    /// and for the end. `None` if a mark says so already, or if something still waits to be flushed.
     pub fn cover(&mut self) -> Option<Position> {
         let releasing = self.releasing.back().is_some_and(|(_, after)| after.is_none());
         if self.is_in_memory()
             || self.batch.is_some()
             || self.flushed < self.writer.position()
             || (self.covered && !releasing)
-            || !self.fits(0)
+            || MARK_BYTES + SEAL_RESERVE > self.writer.free()
         {
             return None;
         }
-        self.make_room(0);
+        self.open_batch();
         let position = self.publish();
         self.covered = true;
         Some(position)
@@ -557,7 +558,7 @@ impl Log {
     /// Whether `bytes` more bytes fit into the active segment, with a mark if one is needed.
     fn fits(&self, bytes: usize) -> bool {
         let mark = if self.batch.is_some() { 0 } else { MARK_BYTES };
-        bytes + mark + SEAL_RESERVE <= self.writer.free()
+        bytes + mark + COVER_RESERVE + SEAL_RESERVE <= self.writer.free()
     }
 
     /// Makes sure that a batch is open and that `bytes` bytes fit into it.

@@ -13,11 +13,12 @@
 //! never is there a file whose name and header disagree.
 
 use std::collections::VecDeque;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::catalog::{ColdSegment, Place};
-use super::format::SegmentHeader;
+use super::format::{Salt, SegmentHeader};
 use super::identity::Directory;
 use super::pool::{Ready, Shared};
 use super::segment::{Backing, Segment};
@@ -177,6 +178,7 @@ impl Preparer {
                 storage: Arc::clone(&files.storage),
                 sequence: segment.sequence(),
                 path: backing.path.clone(),
+                salt: backing.salt,
                 end: segment.published(),
                 file_bytes: segment.capacity(),
             });
@@ -296,7 +298,7 @@ impl Preparer {
     fn begin_file(&mut self, files: &Files, sequence: u32) -> Result<Option<Job>, StorageError> {
         match self.spares.pop_front() {
             Some(Spare::Mapped(mut segment)) => self.poisoning(|this| {
-                let Backing { file, path } =
+                let Backing { file, path, .. } =
                     segment.backing().expect("a log on disk has files").clone();
                 files.withdraw(&path, sequence)?;
                 let path = files.install(&*file, sequence, this.segment_bytes)?;
@@ -361,7 +363,7 @@ impl Preparer {
         sequence: u32,
     ) -> Result<Job, StorageError> {
         let path = files.install(&*file, sequence, self.segment_bytes)?;
-        let backing = Backing { file, path: path.clone() };
+        let backing = Backing { file, path: path.clone(), salt: files.salt() };
         let segment = Segment::of_file(sequence, backing, self.segment_bytes)
             .map_err(|error| StorageError::io(path, "map", error))?;
         Ok(Job::Populate { segment, at: 0 })
@@ -402,6 +404,10 @@ impl Files {
         self.path.join(format!("{}{NEW_SUFFIX}", segment_name(sequence)))
     }
 
+    pub(super) fn salt(&self) -> Salt {
+        Salt::of(self.sender.incarnation)
+    }
+
     pub(super) fn sync_dir(&self) -> Result<(), StorageError> {
         let flushed = self.storage.sync_dir(&self.path);
         flushed.map_err(|error| StorageError::io(&self.path, "flush", error))
@@ -419,10 +425,15 @@ impl Files {
         bytes: usize,
     ) -> Result<(Arc<dyn StorageFile>, PathBuf), StorageError> {
         let temporary = self.temporary(sequence);
-        let file = self
-            .storage
-            .open(&temporary, OpenMode::Create)
-            .map_err(|error| StorageError::io(&temporary, "create", error))?;
+        let failed = |error| StorageError::io(&temporary, "create", error);
+        let file = match self.storage.open(&temporary, OpenMode::Create) {
+            // Left behind by an attempt that failed and could not clean up.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                self.storage.remove(&temporary).map_err(failed)?;
+                self.storage.open(&temporary, OpenMode::Create).map_err(failed)?
+            }
+            result => result.map_err(failed)?,
+        };
         if let Err(error) = file.allocate(bytes as u64) {
             let _ = self.storage.remove(&temporary);
             return Err(StorageError::io(&temporary, "allocate", error));

@@ -26,7 +26,15 @@ pub fn members() -> Membership {
 }
 
 pub fn try_open(storage: Arc<dyn Storage>, dir: &Path) -> Result<Opened, StorageError> {
-    wal::open(storage, dir, NodeId(1), "test", &members(), &options())
+    try_open_with(storage, dir, &options())
+}
+
+pub fn try_open_with(
+    storage: Arc<dyn Storage>,
+    dir: &Path,
+    options: &LogOptions,
+) -> Result<Opened, StorageError> {
+    wal::open(storage, dir, NodeId(1), "test", &members(), options)
 }
 
 pub fn segment(sequence: u32) -> PathBuf {
@@ -38,6 +46,7 @@ pub struct Rig {
     pub disk: Arc<SimDisk>,
     pub opened: Opened,
     pub generation: u64,
+    options: LogOptions,
 }
 
 impl Rig {
@@ -45,13 +54,22 @@ impl Rig {
         Self::on(Arc::new(SimDisk::new(1)))
     }
 
+    pub fn on_with(disk: Arc<SimDisk>, options: LogOptions) -> Self {
+        Self::try_on_with(disk, options).expect("a good directory")
+    }
+
     pub fn on(disk: Arc<SimDisk>) -> Self {
         Self::try_on(disk).expect("a good directory")
     }
 
     pub fn try_on(disk: Arc<SimDisk>) -> Result<Self, StorageError> {
-        let opened = try_open(Arc::clone(&disk) as Arc<dyn Storage>, Path::new(DIR))?;
-        Ok(Self { disk, opened, generation: 0 })
+        Self::try_on_with(disk, options())
+    }
+
+    pub fn try_on_with(disk: Arc<SimDisk>, options: LogOptions) -> Result<Self, StorageError> {
+        let storage = Arc::clone(&disk) as Arc<dyn Storage>;
+        let opened = try_open_with(storage, Path::new(DIR), &options)?;
+        Ok(Self { disk, opened, generation: 0, options })
     }
 
     /// Kills the program and starts it again.
@@ -60,8 +78,8 @@ impl Rig {
     }
 
     pub fn try_restart(self) -> Result<Self, StorageError> {
-        let disk = self.kill();
-        Self::try_on(disk)
+        let options = self.options;
+        Self::try_on_with(self.kill(), options)
     }
 
     pub fn kill(self) -> Arc<SimDisk> {
@@ -72,9 +90,9 @@ impl Rig {
     /// Cuts the power, losing everything that was not flushed, and starts again.
     pub fn crash(self) -> Self {
         self.disk.crash_losing_all();
-        let disk = self.disk;
+        let (disk, options) = (self.disk, self.options);
         drop(self.opened);
-        Self::on(disk)
+        Self::on_with(disk, options)
     }
 
     pub fn log(&mut self) -> &mut Log {

@@ -2,12 +2,19 @@
 //! stops by name when it cannot go on.
 #![cfg(unix)]
 
+mod journal;
+
 use std::env;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
+
+use journal::until;
+use oarlock::LogIndex;
+use oarlock::storage::Storage;
+use oarlock::wal::{Disk, inspect};
 
 /// The program. Cargo builds examples for `cargo test`, and not for a single test: so it is asked to.
 fn program() -> &'static Path {
@@ -169,17 +176,12 @@ fn a_log_whose_reader_does_not_read_covers_its_last_flush_and_damage_to_it_is_no
         .stdout(Stdio::piped())
         .spawn()
         .expect("runs");
-    // Nobody reads, so the pipe fills. Then the log must have come to rest.
-    let first = dir.join("log/0000000001.seg");
-    let mut seen = Vec::new();
-    loop {
-        std::thread::sleep(std::time::Duration::from_millis(200));
-        let bytes = fs::read(&first).unwrap_or_default();
-        if !bytes.is_empty() && bytes == seen {
-            break;
-        }
-        seen = bytes;
-    }
+    // Nobody reads, so the pipe fills, and no batch follows any more that could cover the last one.
+    let storage: Arc<dyn Storage> = Arc::new(Disk);
+    until(|| {
+        let seen = inspect(&storage, &dir).expect("readable");
+        seen.is_some_and(|seen| seen.covered && seen.last.index > LogIndex::ZERO)
+    });
     child.kill().expect("killed");
     let mut text = String::new();
     child.stdout.take().expect("piped").read_to_string(&mut text).expect("text");

@@ -245,6 +245,7 @@ pub use log::{Fetch, Log};
 pub use memory::{Memory, open_in_memory};
 pub use preparer::Preparer;
 pub use reader::LogReader;
+pub use recovery::inspect::{Inspection, SegmentReport, SegmentUse, Torn, inspect};
 
 /// The log's directory within the data directory.
 const LOG_DIR: &str = "log";

@@ -394,6 +394,9 @@ impl Network {
             })
             .collect();
         let message = Message::Forward(Forward { term, sequence, count });
+        if let Some(trace) = &mut self.trace {
+            trace.push(format!("{node} > to {to}: {}", show::message(&message)));
+        }
         self.packets.push_back(Packet { from, to, message, entries });
     }
 

@@ -215,12 +215,12 @@ impl Appender {
         let target = self.log.publish();
         let flushed = self.flusher.flush(target)?;
         let Some((_, durable)) = self.log.persisted(flushed) else { return Ok(()) };
-        let mut lines = String::new();
+        let mut lines = Vec::new();
         while self.printed < durable {
             self.printed = self.printed.next();
-            lines.push_str(&format!("{}\n", self.printed));
+            writeln!(lines, "{}", self.printed)?;
         }
-        self.print(lines.as_bytes())
+        self.print(&lines)
     }
 
     fn print(&mut self, lines: &[u8]) -> Result<(), Failure> {

@@ -93,7 +93,13 @@ fn example(dir: &Path) -> Writer {
     writer.append(&header(1, LogIndex(3)), b"superseded");
     writer.commit();
     writer.opened.log.truncate_from(LogIndex(3), 1);
-    for index in 3..=200 {
+    // The identity ends with a membership's bytes, and says how many.
+    let identity = fs::read(dir.join("identity")).expect("readable");
+    let count = u32::from_le_bytes(identity[84..88].try_into().expect("four bytes")) as usize;
+    let members = identity[identity.len() - count..].to_vec();
+    let change = RecordHeader { kind: EntryKind::Membership, ..header(2, LogIndex(3)) };
+    writer.append(&change, &members);
+    for index in 4..=200 {
         writer.append(&header(2, LogIndex(index)), format!("{index} ").repeat(300).as_bytes());
         writer.commit();
     }
@@ -180,10 +186,12 @@ fn dump_shows_the_entries_that_count_one_on_a_line() {
              payload=\"tell \\\"them\\\"\\n\\xff\""
         )
     );
+    assert!(lines[2].starts_with("3 term=2 kind=membership "), "{}", lines[2]);
+    assert!(lines[2].ends_with(" voters=1,2,3 outgoing= learners="), "{}", lines[2]);
     assert!(!found.contains("superseded"));
     for (line, index) in lines.iter().zip(1_u64..) {
         assert!(line.starts_with(&format!("{index} term=")), "{line}");
-        assert!(line.len() < 200, "{line}");
+        assert!(line.len() < 400, "{line}");
     }
     assert!(lines[199].ends_with("\"..."), "{}", lines[199]);
 
@@ -205,6 +213,7 @@ fn dump_shows_the_entries_that_count_one_on_a_line() {
              \"length\":13,\"payload\":\"74656c6c20227468656d220aff\"}}"
         )
     );
+    assert!(lines[2].ends_with(",\"voters\":[1,2,3],\"outgoing\":[],\"learners\":[]}"));
     assert!(lines[199].ends_with(&format!("{}\"}}", "32303020".repeat(300))));
 }
 

@@ -168,6 +168,8 @@
 //! a mebibyte or a batch at a time, and keeps none of them: recovered segments are read from their files when
 //! they are needed.
 //!
+//! [`inspect`] makes the same checks from outside, and writes nothing.
+//!
 //! # Threads and locks
 //!
 //! | part | thread | does I/O |

@@ -2,12 +2,12 @@
 
 use std::path::Path;
 
-use oarlock::LogIndex;
 use oarlock::error::StorageError;
 use oarlock::record::{EntryKind, Record, Records};
 use oarlock::wal::Inspection;
+use oarlock::{LogIndex, Membership, NodeId};
 
-use super::json::{Object, hex};
+use super::json::{Object, array, hex};
 use super::verify::show_damage;
 use super::{Failure, Output, Verdict, complain, inspect};
 
@@ -103,8 +103,18 @@ fn as_text(record: &Record<'_>) -> String {
     });
     let shown = &payload[..payload.len().min(MAX_SHOWN)];
     let rest = if shown.len() < payload.len() { "..." } else { "" };
+    let members = match membership(record) {
+        Some(membership) => {
+            let list = |part: Vec<NodeId>| {
+                part.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+            };
+            let [voters, outgoing, learners] = parts(&membership).map(list);
+            format!(" voters={voters} outgoing={outgoing} learners={learners}")
+        }
+        None => String::new(),
+    };
     format!(
-        "{} term={} kind={} time={} origin={origin} length={} payload=\"{}\"{rest}",
+        "{} term={} kind={} time={} origin={origin} length={} payload=\"{}\"{rest}{members}",
         header.id.index,
         header.id.term,
         kind(header.kind),
@@ -133,5 +143,25 @@ fn as_json(record: &Record<'_>) -> String {
         None => object.raw("origin", "null"),
     };
     let length = record.payload.len() as u64;
-    object.number("length", length).text("payload", &hex(record.payload)).finish()
+    let mut object = object.number("length", length).text("payload", &hex(record.payload));
+    if let Some(membership) = membership(record) {
+        for (name, part) in ["voters", "outgoing", "learners"].into_iter().zip(parts(&membership)) {
+            object = object.raw(name, &array(part.iter().map(ToString::to_string)));
+        }
+    }
+    object.finish()
+}
+
+/// What an entry that sets the membership sets it to.
+fn membership(record: &Record<'_>) -> Option<Membership> {
+    match record.header.kind {
+        EntryKind::Membership => Membership::from_payload(record.payload).ok(),
+        EntryKind::Noop | EntryKind::Command => None,
+    }
+}
+
+/// Voters, outgoing voters, learners.
+fn parts(membership: &Membership) -> [Vec<NodeId>; 3] {
+    [&membership.voters, &membership.outgoing, &membership.learners]
+        .map(|part| part.keys().copied().collect())
 }

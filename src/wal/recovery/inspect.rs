@@ -129,6 +129,24 @@ pub enum SegmentUse {
 /// Looks at the data directory `dir` without changing anything, also while a node runs on it. `None`: no
 /// node has ever been started there.
 ///
+/// ```
+/// use std::sync::Arc;
+/// use oarlock::storage::Storage;
+/// use oarlock::wal::{self, Disk};
+///
+/// # fn main() -> Result<(), oarlock::error::StorageError> {
+/// # let temp = tempfile::tempdir().expect("a directory");
+/// # let dir = temp.path();
+/// let storage: Arc<dyn Storage> = Arc::new(Disk);
+/// match wal::inspect(&storage, dir)? {
+///     None => println!("nobody has been here"),
+///     Some(found) if found.damage.is_empty() => println!("sound up to {}", found.last),
+///     Some(found) => println!("{}", found.damage[0]),
+/// }
+/// # Ok(())
+/// # }
+/// ```
+///
 /// Damage is no error, but in [`Inspection::damage`], unless it is in the identity, without which
 /// nothing else can be told.
 ///

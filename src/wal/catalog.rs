@@ -52,6 +52,15 @@ impl Place {
             Self::Cold(segment) => segment.sequence,
         }
     }
+
+    /// Bytes of the file, or of the memory.
+    pub(super) fn bytes(&self) -> u64 {
+        let bytes = match self {
+            Self::Mapped(segment) => segment.capacity(),
+            Self::Cold(segment) => segment.file_bytes,
+        };
+        bytes as u64
+    }
 }
 
 /// Where to begin to look for an index.
@@ -166,14 +175,33 @@ impl Catalog {
         entry.write_back.take().expect("one flusher")
     }
 
-    /// From here on the segment is read from its file. Nothing happens if it was released meanwhile.
-    pub(super) fn cool(&self, cold: ColdSegment) {
+    /// From here on the segment is read from its file. Returns whether it was still there: nothing happens
+    /// if it was released meanwhile.
+    pub(super) fn cool(&self, cold: ColdSegment) -> bool {
         let mut inner = self.0.lock();
         let found =
             inner.segments.binary_search_by_key(&cold.sequence, |entry| entry.place.sequence());
         if let Ok(at) = found {
             inner.segments[at].place = Place::Cold(Arc::new(cold));
         }
+        found.is_ok()
+    }
+
+    /// Bytes of all segments.
+    pub(super) fn bytes(&self) -> u64 {
+        self.0.lock().segments.iter().map(|entry| entry.place.bytes()).sum()
+    }
+
+    /// How many segments have to go, oldest first, until the rest has at most `max_bytes`.
+    pub(super) fn beyond(&self, max_bytes: u64) -> usize {
+        let inner = self.0.lock();
+        let mut room = max_bytes;
+        let fits = inner.segments.iter().rev().take_while(|entry| {
+            let left = room.checked_sub(entry.place.bytes());
+            room = left.unwrap_or(0);
+            left.is_some()
+        });
+        inner.segments.len() - fits.count()
     }
 
     /// All segments, in order.

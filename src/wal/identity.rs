@@ -45,7 +45,7 @@ use super::vote::{self, VoteFile};
 use crate::codec::{self, MAX_MESSAGE_BYTES};
 use crate::error::{StorageError, StorageErrorKind};
 use crate::membership::Membership;
-use crate::storage::{Storage, StorageLock};
+use crate::storage::{OpenMode, Storage, StorageLock};
 use crate::types::{BootCount, HardState, Incarnation, NodeId, Sender};
 
 const IDENTITY_FILE: &str = "identity";
@@ -78,13 +78,13 @@ pub(crate) struct Directory {
 
 /// What the identity file says.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Identity {
-    vote_exists: bool,
-    log_exists: bool,
-    sender: Sender,
+pub(super) struct Identity {
+    pub(super) vote_exists: bool,
+    pub(super) log_exists: bool,
+    pub(super) sender: Sender,
     cluster_id: u128,
-    cluster: String,
-    membership: Membership,
+    pub(super) cluster: String,
+    pub(super) membership: Membership,
 }
 
 impl Directory {
@@ -133,17 +133,7 @@ impl Directory {
     /// # Errors
     /// As [`VoteFile::open`].
     pub(crate) fn vote(&self) -> Result<Option<VoteFile>, StorageError> {
-        if self.identity.vote_exists {
-            return VoteFile::open(&*self.storage, &self.path, self.sender()).map(Some);
-        }
-        match VoteFile::read(&*self.storage, &self.path)? {
-            Some(vote) if vote.state() != HardState::default() => {
-                let path = self.path.join(IDENTITY_FILE);
-                Err(StorageError::damaged(path, "an identity that knows of the vote file"))
-            }
-            // The first start was cut short.
-            Some(_) | None => Ok(None),
-        }
+        self.identity.vote(&*self.storage, &self.path, OpenMode::Write)
     }
 
     /// Begins a run: raises the boot count, and makes `vote` durable, or creates it if there is none.
@@ -217,16 +207,24 @@ fn inspect(
     dir: &Path,
     wanted: &Identity,
 ) -> Result<Option<Identity>, StorageError> {
+    let stored = look(storage, dir)?;
+    if let Some(stored) = &stored {
+        stored.check(dir, wanted)?;
+    }
+    Ok(stored)
+}
+
+/// What the directory says of itself; `None` if it is new. Only reads.
+///
+/// # Errors
+/// `Damaged`, `UnknownVersion` and `Io`.
+pub(super) fn look(storage: &dyn Storage, dir: &Path) -> Result<Option<Identity>, StorageError> {
     // What else is there is looked at first. Without the lock another process may be starting here for the
     // first time, and it writes the identity before anything else: looked at last, it is there.
     let contents = contents(storage, dir)?;
     let path = dir.join(IDENTITY_FILE);
     match (read(storage, &path, MAX_FILE_BYTES)?, contents) {
-        (Some(bytes), _) => {
-            let stored = Identity::decode(&path, &bytes)?;
-            stored.check(dir, wanted)?;
-            Ok(Some(stored))
-        }
+        (Some(bytes), _) => Identity::decode(&path, &bytes).map(Some),
         (None, None) => Ok(None),
         (None, Some(name)) => {
             Err(StorageError::damaged(path, format!("an identity file: there is a {name}")))
@@ -252,6 +250,34 @@ fn contents(storage: &dyn Storage, dir: &Path) -> Result<Option<&'static str>, S
 }
 
 impl Identity {
+    /// The vote file, if there must be one, opened in `mode`. Only reads.
+    ///
+    /// # Errors
+    /// As [`VoteFile::open`].
+    pub(super) fn vote(
+        &self,
+        storage: &dyn Storage,
+        dir: &Path,
+        mode: OpenMode,
+    ) -> Result<Option<VoteFile>, StorageError> {
+        let vote = VoteFile::read(storage, dir, mode)?;
+        match vote {
+            None if self.vote_exists => {
+                Err(StorageError::damaged(dir.join(vote::VOTE_FILE), "a vote file: there was one"))
+            }
+            Some(vote) if self.vote_exists => {
+                vote.check(self.sender)?;
+                Ok(Some(vote))
+            }
+            Some(vote) if vote.state() != HardState::default() => {
+                let path = dir.join(IDENTITY_FILE);
+                Err(StorageError::damaged(path, "an identity that knows of the vote file"))
+            }
+            // The first start was cut short.
+            Some(_) | None => Ok(None),
+        }
+    }
+
     /// The same with an incarnation.
     fn named(mut self, incarnation: u128) -> Self {
         self.sender.incarnation = Incarnation(incarnation);

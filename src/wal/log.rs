@@ -476,20 +476,42 @@ impl Log {
     /// # Panics
     /// If `up_to` lies beyond the end of the log.
     pub fn release(&mut self, up_to: LogIndex) {
+        self.release_beyond(0, up_to);
+    }
+
+    /// As [`release`](Self::release), but only while the segments of the log have more than `max_bytes` in
+    /// all; those that are [ready](LogOptions::ready_segments) do not count. Returns whether something is
+    /// let go of that waits for a mark: a log to which nothing is appended needs a [`cover`](Self::cover)
+    /// for that.
+    ///
+    /// # Panics
+    /// If `up_to` lies beyond the end of the log.
+    pub fn release_beyond(&mut self, max_bytes: u64, up_to: LogIndex) -> bool {
         assert!(up_to <= self.last.index, "release {up_to}, the log ends with {}", self.last);
-        let before = self.oldest();
-        // Entries that were superseded may not have been flushed, and a segment that the flusher has not
-        // entered is still its to write: the marks of its successors lead back to it.
-        while self.segments.len() > 1
+        if self.may_release(up_to) {
+            self.release_up_to(self.shared.catalog.beyond(max_bytes), up_to);
+        }
+        self.releasing.back().is_some_and(|(_, after)| after.is_none())
+    }
+
+    /// Whether the oldest segment may go. Entries that were superseded may not have been flushed, and a
+    /// segment that the flusher has not entered is still its to write: the marks of its successors lead
+    /// back to it.
+    fn may_release(&self, up_to: LogIndex) -> bool {
+        self.segments.len() > 1
             && self.segments[1].base.index <= up_to
             && self.segments[1].sequence <= self.flushed.sequence()
-        {
+    }
+
+    fn release_up_to(&mut self, max_segments: usize, up_to: LogIndex) {
+        let before = self.segments.len();
+        while before - self.segments.len() < max_segments && self.may_release(up_to) {
             self.segments.pop_front();
         }
-        let oldest = self.oldest();
-        if oldest == before {
+        if self.segments.len() == before {
             return;
         }
+        let oldest = self.oldest();
         self.base = self.segments[0].base;
         while self.terms.front().is_some_and(|run| run.first <= self.base.index) {
             self.terms.pop_front();
@@ -507,6 +529,17 @@ impl Log {
                 self.releasing.push_back((place, None));
             }
         }
+    }
+
+    /// The bytes that the log takes on the disk, or in memory: its segments, those that are ready or being
+    /// made, and those that were let go of and not deleted yet.
+    pub fn bytes(&self) -> u64 {
+        self.shared.bytes()
+    }
+
+    /// How many segments hold the log, the one that is appended to included.
+    pub fn segments(&self) -> usize {
+        self.segments.len()
     }
 
     fn oldest(&self) -> u32 {

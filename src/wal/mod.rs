@@ -168,6 +168,8 @@
 //! a mebibyte or a batch at a time, and keeps none of them: recovered segments are read from their files when
 //! they are needed.
 //!
+//! [`inspect`] makes the same checks from outside, and writes nothing.
+//!
 //! # Threads and locks
 //!
 //! | part | thread | does I/O |
@@ -245,6 +247,7 @@ pub use log::{Fetch, Log};
 pub use memory::{Memory, open_in_memory};
 pub use preparer::Preparer;
 pub use reader::LogReader;
+pub use recovery::inspect::{Inspection, SegmentReport, SegmentUse, Torn, inspect};
 
 /// The log's directory within the data directory.
 const LOG_DIR: &str = "log";
@@ -409,6 +412,7 @@ pub fn open(
     let ready = preparer.first_segment()?;
     preparer.continue_from(survey.next_sequence);
     let stale = survey.settle(&files)?;
+    shared.add_bytes(shared.catalog.bytes());
     directory.set_log_exists()?;
     for (path, bytes) in stale {
         preparer.adopt(path, bytes)?;

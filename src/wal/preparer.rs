@@ -174,7 +174,7 @@ impl Preparer {
             self.cooling.extract_if(.., |segment| segment.position(segment.published()) <= flushed)
         {
             let backing = segment.backing().expect("a log in memory cools nothing");
-            self.shared.catalog.cool(ColdSegment {
+            let is_cold = self.shared.catalog.cool(ColdSegment {
                 storage: Arc::clone(&files.storage),
                 sequence: segment.sequence(),
                 path: backing.path.clone(),
@@ -182,7 +182,10 @@ impl Preparer {
                 end: segment.published(),
                 file_bytes: segment.capacity(),
             });
-            self.cooled.push(segment);
+            // One that was let go of meanwhile comes back with its mapping, and must not wait for itself.
+            if is_cold {
+                self.cooled.push(segment);
+            }
         }
         // The catalog has let go of it, so nobody can get hold of it again.
         self.cooled.retain(|segment| Arc::strong_count(segment) > 1);
@@ -231,14 +234,15 @@ impl Preparer {
             if self.spares.len() > self.ready_segments
                 && let Some(Spare::File(path)) = self.spares.pop_back()
             {
-                self.delete(&path)?;
+                self.delete(&path, self.segment_bytes)?;
             }
             return Ok(());
         }
-        match segment.backing() {
-            Some(backing) => self.keep_file(backing.path.clone(), segment.capacity()),
-            None => Ok(()),
+        if let Some(backing) = segment.backing() {
+            return self.keep_file(backing.path.clone(), segment.capacity());
         }
+        self.shared.take_bytes(segment.capacity() as u64);
+        Ok(())
     }
 
     fn keep_file(&mut self, path: PathBuf, file_bytes: usize) -> Result<(), StorageError> {
@@ -246,20 +250,23 @@ impl Preparer {
             self.spares.push_back(Spare::File(path));
             return Ok(());
         }
-        self.delete(&path)
+        self.delete(&path, file_bytes)
     }
 
-    fn delete(&self, path: &Path) -> Result<(), StorageError> {
+    fn delete(&self, path: &Path, file_bytes: usize) -> Result<(), StorageError> {
         // Needs no flush of the directory: a file that comes back after a crash lies below the oldest
         // segment that counts, and is deleted again.
         let Ground::Files(files) = &self.ground else {
             unreachable!("a log in memory has no files");
         };
-        files.storage.remove(path).map_err(|error| StorageError::io(path, "remove", error))
+        files.storage.remove(path).map_err(|error| StorageError::io(path, "remove", error))?;
+        self.shared.take_bytes(file_bytes as u64);
+        Ok(())
     }
 
     /// Takes in a file that no log needs, found at the start.
     pub(super) fn adopt(&mut self, path: PathBuf, file_bytes: usize) -> Result<(), StorageError> {
+        self.shared.add_bytes(file_bytes as u64);
         self.keep_file(path, file_bytes)
     }
 
@@ -284,6 +291,7 @@ impl Preparer {
         }
         let segment = Segment::anonymous(sequence, self.segment_bytes)
             .map_err(|error| StorageError::io("memory", "map", error))?;
+        self.shared.add_bytes(self.segment_bytes as u64);
         Ok(Some(Job::Populate { segment, at: 0 }))
     }
 
@@ -308,6 +316,7 @@ impl Preparer {
             }),
             None => {
                 let (file, temporary) = files.create(sequence, self.segment_bytes)?;
+                self.shared.add_bytes(self.segment_bytes as u64);
                 Ok(Some(Job::Fill { file, temporary, sequence, at: 0 }))
             }
         }
@@ -369,6 +378,7 @@ impl Preparer {
     fn discard(&self, temporary: &Path) {
         if let Ground::Files(files) = &self.ground {
             let _ = files.storage.remove(temporary);
+            self.shared.take_bytes(self.segment_bytes as u64);
         }
     }
 

@@ -7,6 +7,8 @@
 //!
 //! See [`wal`](super) for the rules, and why they are what they are.
 
+pub(super) mod inspect;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;

@@ -103,20 +103,24 @@ impl VoteFile {
         dir: &Path,
         last: Sender,
     ) -> Result<Self, StorageError> {
-        let vote = Self::read(storage, dir)?.ok_or_else(|| {
+        let vote = Self::read(storage, dir, OpenMode::Write)?.ok_or_else(|| {
             StorageError::damaged(dir.join(VOTE_FILE), "a vote file: there was one")
         })?;
-        vote.slot.check(&vote.path, last)?;
+        vote.check(last)?;
         Ok(vote)
     }
 
-    /// Opens the vote file of `dir`, if there is one, whoever wrote it.
+    /// Opens the vote file of `dir` in `mode`, if there is one, whoever wrote it.
     ///
     /// # Errors
     /// As [`open`](Self::open).
-    pub(super) fn read(storage: &dyn Storage, dir: &Path) -> Result<Option<Self>, StorageError> {
+    pub(super) fn read(
+        storage: &dyn Storage,
+        dir: &Path,
+        mode: OpenMode,
+    ) -> Result<Option<Self>, StorageError> {
         let path = dir.join(VOTE_FILE);
-        let file = match storage.open(&path, OpenMode::Write) {
+        let file = match storage.open(&path, mode) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             result => result.map_err(|error| StorageError::io(&path, "open", error))?,
         };
@@ -127,6 +131,25 @@ impl VoteFile {
         let slots = [0, 1].map(|number| read_slot(&*file, number));
         let (slot, number) = choose(&path, slots)?;
         Ok(Some(Self { file, path, slot, number, poisoned: false }))
+    }
+
+    /// Checks that the file belongs to the directory whose identity says that `last` was its last run.
+    ///
+    /// # Errors
+    /// `Damaged`.
+    pub(super) fn check(&self, last: Sender) -> Result<(), StorageError> {
+        self.slot.check(&self.path, last)
+    }
+
+    /// What is to be said of a slot that does not count, though nothing is forgotten.
+    pub(super) fn note(&self) -> Option<String> {
+        [(0, "first"), (1, "second")].into_iter().find_map(|(number, name)| {
+            let bad = read_slot(&*self.file, number).err()?;
+            Some(format!(
+                "{}: the {name} slot {bad}; the other one has it all",
+                self.path.display()
+            ))
+        })
     }
 
     /// What the file says.

@@ -4,7 +4,7 @@ use oarlock::simulation::{Options, Report, Swaps, World};
 
 fn run(seed: u64, steps: u64) -> Report {
     let options = Options { steps, ..Options::swarm(seed) };
-    World::run(options, Swaps::new(seed % 2 == 0))
+    World::run(options, Swaps::new(seed.is_multiple_of(2)))
         .unwrap_or_else(|broken| panic!("seed {seed}: {broken}"))
 }
 

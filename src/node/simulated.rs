@@ -140,9 +140,19 @@ impl<S: StateMachine> Simulated<S> {
         self.shared().inbox.is_empty()
     }
 
-    /// Why the node stops, if it does.
-    pub(crate) fn stopped(&self) -> Option<StopCause> {
-        self.shared().stop.is_stopping().then(|| self.shared().stop.cause_or_shutdown())
+    /// Whether the node takes nothing new any more.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.shared().stop.is_stopping()
+    }
+
+    /// Why the node stopped at once, if it did.
+    pub(crate) fn failed(&self) -> Option<StopCause> {
+        self.shared().stop.is_halted().then(|| self.shared().stop.cause_or_shutdown())
+    }
+
+    /// Whether every loop is done.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.waits.iter().all(|wait| *wait == Wait::Done)
     }
 
     /// The handle that clients use. Only calls that do not wait may be made.

@@ -65,7 +65,7 @@ impl<W: Workload> World<W> {
                     self.give_up(which)?;
                 }
                 self.call(which)?;
-                self.plan(which);
+                self.plan(which, true);
             }
         }
         self.next_client = self.clients.iter().map(|client| client.next).min().unwrap_or(NEVER);
@@ -73,14 +73,16 @@ impl<W: Workload> World<W> {
     }
 
     /// Draws when a client acts next.
-    fn plan(&mut self, which: usize) {
+    fn plan(&mut self, which: usize, turned_away: bool) {
         let think = self.options.think.as_nanos() as u64;
         let client = &mut self.clients[which];
         client.next = match (self.phase, client.is_idle()) {
             // In peace there is an answer to everything, and nothing more to ask.
             (Phase::AllHealed, _) => NEVER,
             (Phase::Faults | Phase::MajorityHealed, true) => {
-                self.now.after(Duration::from_nanos(self.dice.clients.u64(1..=think.max(1))))
+                // Whoever was turned away does not come back at once.
+                let most = if turned_away { 8 * think } else { think };
+                self.now.after(Duration::from_nanos(self.dice.clients.u64(1..=most.max(1))))
             }
             (Phase::Faults | Phase::MajorityHealed, false) => self.now.after(self.options.patience),
         };
@@ -158,15 +160,12 @@ impl<W: Workload> World<W> {
             (Consistency::Stale, LogIndex::ZERO)
         };
         let digest = |state: &Machine<W>| self.workload.digest(&state.machine);
-        match node.node().read_with_timeout(consistency, Duration::ZERO, digest) {
-            Ok(digest) => {
-                self.report.weak_reads += 1;
-                self.witness.read(at, machine.id, after, digest, false)
-            }
-            Err(_) => {
-                self.report.failed_reads += 1;
-                Ok(())
-            }
+        if let Ok(digest) = node.node().read_with_timeout(consistency, Duration::ZERO, digest) {
+            self.report.weak_reads += 1;
+            self.witness.read(at, machine.id, after, digest, false)
+        } else {
+            self.report.failed_reads += 1;
+            Ok(())
         }
     }
 
@@ -206,7 +205,7 @@ impl<W: Workload> World<W> {
                 }
             }
             if self.clients[which].is_idle() {
-                self.plan(which);
+                self.plan(which, false);
                 self.next_client = self.next_client.min(self.clients[which].next);
             }
         }
@@ -242,7 +241,7 @@ impl<W: Workload> World<W> {
                     self.report.failed_reads += 1;
                     return Ok(true);
                 };
-                if Some(node.applied()) < read.index || node.stopped().is_some() {
+                if Some(node.applied()) < read.index || node.is_stopping() {
                     return Ok(false);
                 }
                 self.report.reads += 1;
@@ -267,7 +266,7 @@ impl<W: Workload> World<W> {
             Err(_) => 2,
         };
         self.trace.note(self.now, [7, write, outcome], || {
-            let reply = reply.as_ref().map_err(|error| error.to_string());
+            let reply = reply.as_ref().map_err(ToString::to_string);
             format!("write {write} at {entry:?}: {reply:?}")
         });
         match reply {

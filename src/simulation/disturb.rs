@@ -31,6 +31,7 @@ impl<W: Workload> World<W> {
             | Trouble::SlowDisk
             | Trouble::SlowApply => unreachable!("{trouble} is a condition, not an event"),
             Trouble::Crash => return self.crash(at),
+            Trouble::Shutdown => self.shut_down(at),
             Trouble::Blackout => return self.black_out(),
             Trouble::PowerCut => return self.cut_power_at_work(at),
             Trouble::Isolate => self.reshape(|from, to| from == at || to == at),
@@ -120,6 +121,16 @@ impl<W: Workload> World<W> {
         }
         self.machines[at].down_until = self.soon(3000);
         self.take_down(at, false)
+    }
+
+    fn shut_down(&mut self, at: usize) {
+        let machine = &mut self.machines[at];
+        if let Some(node) = &machine.node {
+            // Nothing runs on threads, so there is nothing to wait for.
+            let ended = node.node().shutdown(Duration::ZERO);
+            ended.expect("a node without threads");
+            machine.wakes_at = Time(0);
+        }
     }
 
     fn black_out(&mut self) -> Result<(), Broken> {

@@ -147,19 +147,17 @@ impl Durable {
             match (length & LOCAL_BIT != 0, (length & !LOCAL_BIT) as usize) {
                 (true, TRUNCATION_BYTES) => {
                     let stays = u64_at(batch, at + 24);
-                    match stays.checked_sub(self.base.index.0) {
-                        Some(kept) => self.terms.truncate(kept as usize),
+                    if let Some(kept) = stays.checked_sub(self.base.index.0) {
+                        self.terms.truncate(kept as usize);
+                    } else {
                         // It reaches into segments that have been let go of since.
-                        None => {
-                            self.terms.clear();
-                            let term = Term(u64_at(batch, at + 16));
-                            self.base = EntryId::new(term, LogIndex(stays));
-                        }
+                        self.terms.clear();
+                        self.base = EntryId::new(Term(u64_at(batch, at + 16)), LogIndex(stays));
                     }
                     at += TRUNCATION_BYTES;
                 }
                 (true, SEAL_BYTES) => return Some(u32_at(batch, at + 12)),
-                (true, _) => return None,
+                (true, _) | (false, 0) => return None,
                 (false, length) => {
                     self.terms.push(Term(u64_at(batch, at + 16)));
                     at += length.next_multiple_of(8);

@@ -67,15 +67,19 @@ struct Rate {
 impl Rate {
     fn local(self, now: Time) -> Time {
         // In whole units and the rest, so that nothing overflows.
-        let (whole, rest) = ((now.0 >> 10) as i64, (now.0 & 1023) as i64);
+        let (whole, rest) = ((now.0 >> 10).cast_signed(), (now.0 & 1023).cast_signed());
         let gained = whole * self.gain + ((rest * self.gain) >> 10);
         Time((now.0 + self.ahead).wrapping_add_signed(gained))
     }
 
-    /// The first moment of the world at which the clock shows `local` or more.
+    /// The first moment of the world at which the clock shows `local` or more; never, if that is too far.
     fn world(self, local: Time) -> Time {
-        let elapsed = u128::from(local.0.saturating_sub(self.ahead)) << 10;
-        let mut now = Time((elapsed / (1024 + self.gain) as u128) as u64);
+        let elapsed = local.0.saturating_sub(self.ahead);
+        if elapsed > u64::MAX >> 11 {
+            return NEVER;
+        }
+        let guess = (elapsed << 10) / 1024_u64.wrapping_add_signed(self.gain);
+        let mut now = Time(guess);
         while now.0 > 0 && self.local(Time(now.0 - 1)) >= local {
             now.0 -= 1;
         }

@@ -69,6 +69,7 @@ impl Profile {
                 T::Delay
                     | T::Skew
                     | T::Crash
+                    | T::Shutdown
                     | T::Blackout
                     | T::PowerCut
                     | T::Pause
@@ -138,7 +139,8 @@ impl Options {
             max_apply_bytes: [1 << 8, 1 << 12, 1 << 16][rng.usize(..3)],
             max_pending_proposals: [4, 64, 1 << 12][rng.usize(..3)],
             max_peer_queue_bytes: [1 << 14, 1 << 20][rng.usize(..2)],
-            ready_segments: 1,
+            stuck_after: Duration::from_millis([300, 2000][rng.usize(..2)]),
+            ready_segments: rng.usize(1..=2),
             ..Config::small()
         };
         let nodes = [1, 3, 3, 3, 4, 5, 5, 7][rng.usize(..8)];

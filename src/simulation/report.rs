@@ -199,13 +199,12 @@ impl Coverage {
             Role::Candidate => 2,
             Role::Leader => 3,
         };
-        match self.0.iter_mut().find(|(known, _)| known == kind) {
-            Some((_, counts)) => counts[column] += 1,
-            None => {
-                let mut counts = [0; ROLES.len()];
-                counts[column] = 1;
-                self.0.push((Cow::Borrowed(kind), counts));
-            }
+        if let Some((_, counts)) = self.0.iter_mut().find(|(known, _)| known == kind) {
+            counts[column] += 1;
+        } else {
+            let mut counts = [0; ROLES.len()];
+            counts[column] = 1;
+            self.0.push((Cow::Borrowed(kind), counts));
         }
     }
 

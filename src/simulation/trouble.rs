@@ -51,6 +51,8 @@ troubles! {
     SlowApply "slow-apply" &[2, 50, 1000];
     /// A node goes down: half of the time with its power, and with what it had not flushed.
     Crash "crash" USUAL;
+    /// A node is shut down in an orderly way.
+    Shutdown "shutdown" RARE;
     /// All nodes go down at once.
     Blackout "blackout" RARE;
     /// The power goes in the middle of a node's work with its disk; a node that is down starts for it.

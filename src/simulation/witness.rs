@@ -6,7 +6,7 @@
 //!
 //! The names of the properties are those of Raft's figure 3.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -146,6 +146,8 @@ pub(super) struct Witness<W: Workload> {
     terms: BTreeMap<Term, TermEntries>,
     /// Who voted for whom.
     votes: BTreeMap<(NodeId, Term), NodeId>,
+    /// Who voted for itself, as it does to become a leader.
+    candidates: BTreeSet<(NodeId, Term)>,
     committed: Vec<Committed>,
     /// Every command that was applied anywhere, in the order of the log.
     ledger: Vec<Told>,
@@ -167,6 +169,7 @@ impl<W: Workload> Witness<W> {
             leaders: BTreeMap::new(),
             terms: BTreeMap::new(),
             votes: BTreeMap::new(),
+            candidates: BTreeSet::new(),
             committed: Vec::new(),
             ledger: Vec::new(),
             known,
@@ -224,6 +227,9 @@ impl<W: Workload> Witness<W> {
         }
         let id = core.options().me.node;
         check_hard_state(id, was.hard_state, is.hard_state)?;
+        if was.hard_state != is.hard_state && is.hard_state.voted_for == Some(id) {
+            self.candidates.insert((id, is.hard_state.term));
+        }
         keep!(
             is.committed >= was.committed,
             "node {id} took its commit index back from {} to {}",
@@ -313,8 +319,8 @@ impl<W: Workload> Witness<W> {
         for (at, run) in shape.runs.iter().enumerate() {
             let last = shape.runs.get(at + 1).map_or(shape.last, |next| next.first.prev());
             // A leader may lose its term to a message that came right behind the vote that made it one.
-            let ran = || self.votes.get(&(id, run.term)) == Some(&id);
-            if !self.terms.contains_key(&run.term) && ran() {
+            let ran = self.candidates.contains(&(id, run.term));
+            if !self.terms.contains_key(&run.term) && ran {
                 self.leads(id, run.term)?;
                 self.terms
                     .insert(run.term, TermEntries { leader: id, first: run.first, prev, last });
@@ -398,9 +404,14 @@ impl<W: Workload> Witness<W> {
     }
 
     /// Holds what a node says against what its own disk has for good.
-    pub(super) fn said(&mut self, envelope: &Envelope, disk: &Durable) -> Result<(), Broken> {
+    pub(super) fn said(
+        &mut self,
+        envelope: &Envelope,
+        machines: &[Machine<W>],
+    ) -> Result<(), Broken> {
         let from = envelope.from.node;
         let message = &envelope.message;
+        let disk = &machines[index(from.0)].durable;
         let (term, vote) = match message {
             // These promise nothing.
             Message::Vote(vote) if vote.pre => return Ok(()),
@@ -441,6 +452,19 @@ impl<W: Workload> Witness<W> {
             "node {from} acknowledges {acknowledged} with {} on its disk",
             disk.last()
         );
+        // What is acknowledged is equal to the leader's log, not only as long.
+        if let Some(node) = &machines[index(envelope.to.0)].node
+            && let core = node.core()
+            && is_current
+            && (core.role(), core.term()) == (Role::Leader, term)
+            && let (Some(stored), Some(right)) =
+                (disk.term_at(acknowledged), core.term_at(acknowledged))
+        {
+            keep!(
+                stored == right,
+                "node {from} acknowledges {acknowledged}, of term {right}, with {stored}.{acknowledged} on its disk"
+            );
+        }
         Ok(())
     }
 

@@ -30,6 +30,7 @@ use super::trouble::Trouble;
 use super::witness::{self, Broken, Witness};
 use super::workload::{Line, Workload};
 use crate::clock::Time;
+use crate::config::{Config, ElectionPriority};
 use crate::error::{StartError, StopCause};
 use crate::message::Envelope;
 use crate::node::simulated::{APPLY, CORE, LOOP_NAMES, WAL};
@@ -72,6 +73,8 @@ pub struct World<W: Workload> {
     pub(super) witness: Witness<W>,
     pub(super) report: Report,
     pub(super) trace: Trace,
+    /// How eager each node is to lead.
+    priorities: Vec<ElectionPriority>,
     /// After how many events the next trouble happens.
     next_trouble: u64,
     pub(super) phase: Phase,
@@ -130,6 +133,10 @@ impl<W: Workload> World<W> {
             Machine::new(NodeId(id), disk, ahead, gain, witness::lines(&known))
         };
         let machines = (1..=options.nodes).map(&mut machine).collect();
+        let priorities = [ElectionPriority::High, ElectionPriority::Normal, ElectionPriority::Low];
+        let differ = rng.bool();
+        let priorities = (0..nodes).map(|_| priorities[if differ { rng.usize(..3) } else { 1 }]);
+        let priorities = priorities.collect();
         let mut report = Report { worlds: 1, ..Report::default() };
         for kind in options.troubles.kinds().filter(|kind| kind.is_condition()) {
             report.troubles[kind as usize] += 1;
@@ -144,6 +151,7 @@ impl<W: Workload> World<W> {
             witness: Witness::new(nodes, workload.machine(), Arc::clone(&known)),
             report,
             trace: Trace::keeping(keep),
+            priorities,
             next_trouble: 0,
             phase: Phase::Faults,
             calm: 0,
@@ -213,10 +221,11 @@ impl<W: Workload> World<W> {
             if choices > 0 {
                 self.report.events += 1;
                 let choice = self.dice.schedule.u32(..choices);
-                return match self.pick(choice) {
-                    Some((at, which)) => self.run_loop(at, which),
-                    None => self.deliver(),
-                };
+                if let Some((at, which)) = self.pick(choice) {
+                    return self.run_loop(at, which);
+                }
+                self.deliver();
+                return Ok(());
             }
             self.pass_time();
         }
@@ -283,7 +292,9 @@ impl<W: Workload> World<W> {
             None => self.workload.machine(),
         };
         let members = (1..=self.options.nodes).map(NodeId);
-        let (config, on_core) = (self.options.config.clone(), self.options.apply_on_core);
+        let election_priority = self.priorities[at];
+        let config = Config { election_priority, ..self.options.config.clone() };
+        let on_core = self.options.apply_on_core;
         let must_have = std::mem::take(&mut machine.must_have);
         let started = machine.start(self.now, &self.outbox, members, config, on_core, state);
         self.trace.note(self.now, [1, at as u64, u64::from(started.is_ok())], || {
@@ -343,7 +354,10 @@ impl<W: Workload> World<W> {
     pub(super) fn stepped(&mut self, at: usize, which: usize) -> Result<(), Broken> {
         if which == WAL {
             let machine = &mut self.machines[at];
-            machine.durable.read_on(&machine.disk);
+            // After a failure nobody knows what is there until the next start has looked.
+            if machine.node.as_ref().is_some_and(|node| node.failed().is_none()) {
+                machine.durable.read_on(&machine.disk);
+            }
         }
         let machine = &self.machines[at];
         let Some(node) = &machine.node else { return Ok(()) };
@@ -358,8 +372,11 @@ impl<W: Workload> World<W> {
         }
         let machine = &mut self.machines[at];
         let Some(node) = &machine.node else { return Ok(()) };
-        if let Some(cause) = node.stopped() {
+        if let Some(cause) = node.failed() {
             return self.stopped(at, &cause);
+        }
+        if node.has_ended() {
+            return self.ended(at);
         }
         machine.wakes_at = Time(0);
         Ok(())
@@ -369,7 +386,8 @@ impl<W: Workload> World<W> {
     fn stopped(&mut self, at: usize, cause: &StopCause) -> Result<(), Broken> {
         let id = self.machines[at].id;
         match cause {
-            StopCause::Storage(_) if self.machines[at].excuses.any() => {
+            // A node that is being shut down names that as its cause, whatever ends it.
+            StopCause::Storage(_) | StopCause::Shutdown if self.machines[at].excuses.any() => {
                 self.report.failures += 1;
                 self.trace.note(self.now, [3, at as u64], || format!("node {id} stops: {cause}"));
                 let down = self.dice.troubles.u64(..500);
@@ -378,6 +396,23 @@ impl<W: Workload> World<W> {
             }
             _ => Err(Broken::new(format!("node {id} stopped by itself: {cause}"))),
         }
+    }
+
+    /// A node has ended in an orderly way: nobody waits for anything, and the disk has everything.
+    fn ended(&mut self, at: usize) -> Result<(), Broken> {
+        let machine = &self.machines[at];
+        if let Some(node) = &machine.node {
+            let (id, last) = (machine.id, node.core().last());
+            if machine.durable.last() != last {
+                let durable = machine.durable.last();
+                return Err(Broken::new(format!(
+                    "node {id} ends at {last} with {durable} on disk"
+                )));
+            }
+        }
+        self.trace.note(self.now, [9, at as u64], || format!("node {} has ended", at + 1));
+        self.machines[at].down_until = self.now.after(Duration::from_millis(100));
+        self.take_down(at, false)
     }
 
     /// Ends a node at once. Its disk loses what was not flushed if the power goes, or if dice say so.
@@ -433,10 +468,16 @@ impl<W: Workload> World<W> {
         for envelope in sent.drain(..) {
             self.report.messages += 1;
             let (from, to) = (index(envelope.from.node.0), index(envelope.to.0));
-            self.witness.said(&envelope, &self.machines[from].durable)?;
+            self.witness.said(&envelope, &self.machines)?;
             let calm = self.is_calm(from) && self.is_calm(to);
             if !calm && (self.network.is_cut(from, to) || self.draw(Trouble::Loss)) {
                 self.report.lost += 1;
+                // Sometimes the transport learns of it.
+                if self.dice.network.u8(..8) == 0
+                    && let Some(inbound) = &*self.machines[from].inbound.lock()
+                {
+                    inbound.dropped(envelope.to);
+                }
                 continue;
             }
             let repeats = !calm && self.draw(Trouble::Repeat);
@@ -461,7 +502,7 @@ impl<W: Workload> World<W> {
         amount > 0 && self.dice.network.u32(..1000) < amount
     }
 
-    fn deliver(&mut self) -> Result<(), Broken> {
+    fn deliver(&mut self) {
         match self.network.receive(self.now) {
             // What was due is kept by a clogged link.
             None => {}
@@ -485,7 +526,6 @@ impl<W: Workload> World<W> {
                 }
             }
         }
-        Ok(())
     }
 
     /// Whether no trouble reaches this machine.

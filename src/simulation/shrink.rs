@@ -1,7 +1,6 @@
 //! Makes a world that breaks a promise smaller, as long as it still breaks one.
 
 use super::options::Options;
-use super::trouble::Trouble;
 use super::witness::Broken;
 
 /// A smaller world that breaks a promise, perhaps another one.
@@ -44,7 +43,7 @@ pub fn shrink(
     }
 }
 
-/// Worlds that are a little smaller, those that spare most first.
+/// Worlds that are a little smaller.
 fn smaller(of: &Shrunk) -> Vec<Options> {
     let Shrunk { options, broken, .. } = of;
     let mut candidates = Vec::new();
@@ -53,29 +52,28 @@ fn smaller(of: &Shrunk) -> Vec<Options> {
         change(&mut candidate);
         candidates.push(candidate);
     };
-    if broken.event() < options.steps {
-        add(&|smaller| smaller.steps = broken.event());
-    }
-    if options.steps > 100 {
-        add(&|smaller| smaller.steps /= 2);
-    }
-    for trouble in options.troubles.kinds().filter(|&kind| kind != Trouble::Mend) {
-        add(&|smaller| smaller.troubles.set(trouble, 0));
-    }
-    if options.troubles.get(Trouble::Mend) > 0 {
-        add(&|smaller| smaller.troubles.set(Trouble::Mend, 0));
-    }
     if options.clients > 1 {
         add(&|smaller| smaller.clients = (smaller.clients / 2).max(1));
     }
     if options.nodes > 3 {
         add(&|smaller| smaller.nodes = if smaller.nodes > 5 { 5 } else { 3 });
     }
+    for trouble in options.troubles.kinds() {
+        add(&|smaller| smaller.troubles.set(trouble, 0));
+    }
+    // Last: with fewer events there is less room for the others to happen elsewhere.
+    if broken.event() < options.steps {
+        add(&|smaller| smaller.steps = broken.event());
+    }
+    if options.steps > 100 {
+        add(&|smaller| smaller.steps /= 2);
+    }
     candidates
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::Trouble;
     use super::*;
 
     #[test]

@@ -416,12 +416,15 @@ impl<W: Workload> Witness<W> {
             // These promise nothing.
             Message::Vote(vote) if vote.pre => return Ok(()),
             Message::VoteReply(reply) if reply.pre => return Ok(()),
+            Message::Forward(_) | Message::ReadIndex(_) => return Ok(()),
             Message::Vote(vote) => (vote.term, Some(from)),
             Message::VoteReply(reply) => (reply.term, reply.granted.then_some(envelope.to)),
             Message::Append(_)
             | Message::AppendReply(_)
             | Message::Heartbeat(_)
-            | Message::HeartbeatReply(_) => (message.term(), None),
+            | Message::HeartbeatReply(_)
+            | Message::ForwardReply(_)
+            | Message::ReadIndexReply(_) => (message.term(), None),
         };
         let stored = disk.hard_state;
         keep!(
@@ -443,7 +446,11 @@ impl<W: Workload> Witness<W> {
             Message::Vote(_)
             | Message::VoteReply(_)
             | Message::Append(_)
-            | Message::Heartbeat(_) => LogIndex::ZERO,
+            | Message::Heartbeat(_)
+            | Message::Forward(_)
+            | Message::ForwardReply(_)
+            | Message::ReadIndex(_)
+            | Message::ReadIndexReply(_) => LogIndex::ZERO,
         };
         // What was acknowledged in an earlier term may have been truncated in a later one.
         let is_current = self.nodes[node].hard_state.term == term;

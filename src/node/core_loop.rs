@@ -88,7 +88,7 @@ pub(crate) struct CoreLoop<S: StateMachine> {
     /// When the log last had room for this node's own entries.
     had_room: Time,
     /// The machine says that applying is short, and it has not been otherwise.
-    applies_here: bool,
+    pub(super) applies_here: bool,
     closing: Closing,
 }
 
@@ -502,6 +502,14 @@ impl<S: StateMachine> CoreLoop<S> {
 
     pub(super) fn feed(&mut self, input: Input) {
         self.feed_with(input, &Slices::new());
+    }
+
+    /// Campaigns at once, as an operator may ask for.
+    #[cfg(any(test, feature = "simulation"))]
+    pub(super) fn campaign(&mut self, now: Time) {
+        self.now = now;
+        self.feed(Input::Campaign);
+        self.hand_on();
     }
 }
 

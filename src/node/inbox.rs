@@ -356,6 +356,13 @@ impl<R> Inbox<R> {
         }
     }
 
+    /// Whether all room is free.
+    #[cfg(any(test, feature = "simulation"))]
+    pub(crate) fn is_empty(&self) -> bool {
+        let free = self.state.lock().free;
+        (free.count, free.bytes) == (self.limit.count, self.limit.bytes)
+    }
+
     /// Proposals inside the door that have no answer.
     pub(crate) fn pending(&self) -> usize {
         self.limit.count - self.state.lock().free.count

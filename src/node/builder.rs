@@ -226,7 +226,7 @@ impl<S: StateMachine> NodeBuilder<S> {
         let (wakers, wakeups) = Wakers::new();
         let running = Arc::<Running>::default();
         let local = Local { sender: me, cluster_name, members: initial, config: config.clone() };
-        let applier = Applier::new(applied, kept.is_some());
+        let applier = Applier::new(me, applied, kept.is_some());
         let shared = Arc::new(shared(id, config, clock, wakers, machine, applier));
         shared.applied.set(applied);
         shared.apply.set_kept(kept.map_or(LogIndex::ZERO, |kept| kept.index));

@@ -65,12 +65,12 @@ impl Tls {
         let private = PrivateKeyDer::from_pem_file(key).map_err(|error| unreadable(key, error))?;
         let mut roots = RootCertStore::empty();
         for authority in read_certificates(authorities.as_ref())? {
-            roots.add(authority).map_err(|error| unusable(authorities.as_ref(), error))?;
+            roots.add(authority).map_err(|error| unusable(authorities.as_ref(), &error))?;
         }
         let own = chain[0].clone();
         let roots = Arc::new(roots);
         let provider = Arc::new(ring::default_provider());
-        let failed = |error| unusable(certificates, error);
+        let failed = |error| unusable(certificates, &error);
         let client = client(&provider, &roots, chain.clone(), private.clone_key());
         let server = server(&provider, &roots, chain, private);
         Ok(Self {
@@ -147,7 +147,7 @@ fn unreadable(path: &Path, error: pem::Error) -> TlsError {
     TlsError::File { path: path.to_owned(), error }
 }
 
-fn unusable(path: &Path, error: rustls::Error) -> TlsError {
+fn unusable(path: &Path, error: &rustls::Error) -> TlsError {
     TlsError::File { path: path.to_owned(), error: error.to_string() }
 }
 

@@ -64,6 +64,8 @@ mod link;
 mod outbox;
 mod receiver;
 mod sender;
+#[cfg(test)]
+mod tests;
 #[cfg_attr(not(feature = "tls"), path = "no_tls.rs")]
 mod tls;
 mod wire;

@@ -43,13 +43,17 @@ pub struct Config {
     pub propose_timeout: Duration,
     /// How long [`Node::read`](crate::Node::read) waits.
     pub read_timeout: Duration,
+    /// Whether proposals and linearizable reads that are made on a follower go to the leader. Without this
+    /// they are refused, and the error names the leader.
+    pub forward: bool,
     /// The largest encoded command, in bytes.
     pub max_entry_bytes: usize,
     /// The most proposals that may be unanswered at once; further ones wait at the door.
     pub max_pending_proposals: usize,
     /// The most bytes of commands that may be unanswered at once; further ones wait at the door.
     pub max_pending_bytes: usize,
-    /// The most bytes of records that enter the log in one step: commands, and 40 to 48 bytes for each.
+    /// The most bytes of records that enter the log in one step: commands, and up to 80 bytes for
+    /// each.
     pub max_batch_bytes: usize,
     /// The most bytes in one message to a follower.
     pub max_append_bytes: usize,
@@ -85,6 +89,7 @@ impl Default for Config {
             election_priority: ElectionPriority::Normal,
             propose_timeout: Duration::from_secs(5),
             read_timeout: Duration::from_secs(5),
+            forward: true,
             max_entry_bytes: 1 << 20,
             max_pending_proposals: 1 << 16,
             max_pending_bytes: 32 << 20,
@@ -155,7 +160,7 @@ impl Config {
             (
                 self.max_append_bytes >= record,
                 "max_append_bytes",
-                "must be at least max_entry_bytes and 64 bytes more",
+                "must be at least max_entry_bytes and 80 bytes more",
             ),
             (self.max_inflight_appends > 0, "max_inflight_appends", "must not be zero"),
             (

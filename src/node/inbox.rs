@@ -45,6 +45,11 @@ impl<R> Generation<R> {
         self.max_wait
     }
 
+    /// What the commands take as records, an upper bound.
+    pub(crate) fn record_bytes(&self) -> usize {
+        self.record_bytes
+    }
+
     /// How many commands will enter the log.
     pub(crate) fn count(&self) -> usize {
         self.lengths.iter().filter(|&&length| length != WITHDRAWN).count()
@@ -207,7 +212,8 @@ impl<R> Inbox<R> {
     }
 
     fn push(&self, state: &mut State<R>, command: &[u8], wait: Duration) -> Place<R> {
-        let record = record_bytes(command.len(), false);
+        // With a tag, for it may be a follower's.
+        let record = record_bytes(command.len(), true);
         let room = state
             .generations
             .back()
@@ -300,6 +306,11 @@ impl<R> Inbox<R> {
     /// Takes the generation that is next.
     pub(crate) fn take(&self) -> Option<Generation<R>> {
         self.state.lock().generations.pop_front()
+    }
+
+    /// Puts back the generation that was taken last: it could not be sent.
+    pub(crate) fn put_back(&self, generation: Generation<R>) {
+        self.state.lock().generations.push_front(generation);
     }
 
     /// Gives a generation's buffers back and yields its group.
@@ -405,12 +416,26 @@ mod tests {
     #[test]
     fn a_generation_holds_one_batch() {
         // As records: a command without bytes takes room in the log, too.
-        let inbox = inbox(10, 100, 2 * record_bytes(8, false));
+        let inbox = inbox(10, 100, 2 * record_bytes(8, true));
         for command in [&b""[..], b"b", b"c"] {
             put(&inbox, command).expect("room");
         }
         assert_eq!(inbox.take().expect("full").count(), 2);
         assert_eq!(inbox.take().expect("the rest").count(), 1);
+    }
+
+    #[test]
+    fn what_is_put_back_comes_first_again_and_can_be_withdrawn() {
+        let inbox = inbox(10, 100, record_bytes(8, true));
+        let first = put(&inbox, b"a").expect("room");
+        let second = put(&inbox, b"b").expect("room");
+        assert!(!Arc::ptr_eq(&first.group, &second.group));
+        let generation = inbox.take().expect("two");
+        assert!(!inbox.withdraw(first.generation, first.slot), "it is out");
+        inbox.put_back(generation);
+        assert!(inbox.withdraw(first.generation, first.slot));
+        assert_eq!(inbox.take().expect("the first").count(), 0);
+        assert_eq!(slots(&inbox.take().expect("the second")), [(0, b"b".to_vec())]);
     }
 
     #[test]

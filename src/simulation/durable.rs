@@ -32,6 +32,7 @@ pub(super) fn check_term_and_vote(disk: &SimDisk, envelope: &Envelope) -> Result
         // These promise nothing.
         Message::Vote(vote) if vote.pre => return Ok(()),
         Message::VoteReply(reply) if reply.pre => return Ok(()),
+        Message::Forward(_) | Message::ReadIndex(_) => return Ok(()),
         Message::Vote(vote) => (vote.term, Some(from)),
         Message::VoteReply(reply) => (reply.term, reply.granted.then_some(envelope.to)),
         message => (message.term(), None),
@@ -61,9 +62,14 @@ pub(super) fn acknowledged_by(message: &Message) -> Option<LogIndex> {
             AppendOutcome::Rejected { .. } => None,
         },
         Message::HeartbeatReply(reply) => Some(reply.matched),
-        Message::Vote(_) | Message::VoteReply(_) | Message::Append(_) | Message::Heartbeat(_) => {
-            None
-        }
+        Message::Vote(_)
+        | Message::VoteReply(_)
+        | Message::Append(_)
+        | Message::Heartbeat(_)
+        | Message::Forward(_)
+        | Message::ForwardReply(_)
+        | Message::ReadIndex(_)
+        | Message::ReadIndexReply(_) => None,
     }
 }
 

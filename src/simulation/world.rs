@@ -626,6 +626,17 @@ impl World {
         Ok(())
     }
 
+    /// How far all nodes have applied, if all run and are equally far.
+    fn all_applied(&self) -> Option<LogIndex> {
+        let mut all = self.machines.values().map(|machine| {
+            let status = machine.running.as_ref()?.status();
+            (status.applied == status.committed).then_some(status.applied)
+        });
+        let first = all.next()?;
+        let level = all.all(|applied| applied == first);
+        if level { first } else { None }
+    }
+
     /// Ends all faults and waits until everything that was promised is seen on every node.
     ///
     /// # Errors
@@ -657,6 +668,12 @@ impl World {
                     Some(Ok(applied)) => {
                         place = Some(applied);
                         last = None;
+                        // What was lost on the way to a leader is known to be when a later write of
+                        // the same node is applied.
+                        let nodes = self.machines.values().filter_map(|m| m.running.as_ref());
+                        for (node, write) in nodes.map(Simulated::node).zip(write + 1..) {
+                            drop(node.submit(write));
+                        }
                     }
                     Some(Err(_)) => last = None,
                     None => {}
@@ -664,12 +681,7 @@ impl World {
                 None => {}
             }
             if let Some(place) = place
-                && self.machines.values().all(|machine| {
-                    machine
-                        .running
-                        .as_ref()
-                        .is_some_and(|node| node.status().applied >= place.index)
-                })
+                && self.all_applied().is_some_and(|applied| applied >= place.index)
                 && self.is_quiet()
             {
                 self.witness.finish()?;

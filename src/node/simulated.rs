@@ -9,7 +9,6 @@ pub(crate) use super::reads::Confirmation;
 use super::reads::ReadGroup;
 use super::shared::{Loop, Shared, Wait};
 use super::stop::Phase;
-use super::threads::Running;
 use super::{Handle, Node, Status};
 use crate::clock::Time;
 use crate::error::{StartError, StopCause};
@@ -54,7 +53,8 @@ pub(crate) struct Simulated<S: StateMachine> {
 impl<S: StateMachine> Simulated<S> {
     /// As [`NodeBuilder::start`], without starting threads.
     pub(crate) fn start(builder: NodeBuilder<S>) -> Result<Self, StartError> {
-        let Assembled { shared, wakeups, core, wal, seg, apply, snap } = builder.assemble()?;
+        let Assembled { shared, running, wakeups, core, wal, seg, apply, snap } =
+            builder.assemble()?;
         let mut loops = vec![
             Driven::new(core, wakeups.core),
             Driven::new(seg, wakeups.seg),
@@ -62,7 +62,7 @@ impl<S: StateMachine> Simulated<S> {
             Driven::new(snap, wakeups.snap),
         ];
         loops.extend(wal.map(|wal| Driven::new(wal, wakeups.wal)));
-        let node = Node { handle: Arc::new(Handle { shared, running: Arc::<Running>::default() }) };
+        let node = Node { handle: Arc::new(Handle { shared, running }) };
         Ok(Self { loops, node })
     }
 

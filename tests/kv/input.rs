@@ -30,7 +30,7 @@ fn nonsense_ends_its_connection_with_an_error_and_touches_nothing_else() {
         // What came before is still done, and what comes after is not.
         raw.send(b"INCR a\r\n");
         raw.send(bytes);
-        let _ = raw.0.write_all(b"\r\nSET a never\r\n");
+        raw.send(&b"\r\nSET a never\r\n".repeat(20_000));
         assert!(raw.line().starts_with(':'));
         assert_eq!(raw.rest(), format!("{error}\r\n"));
     }

@@ -7,5 +7,17 @@ mod proxy;
 mod certificates;
 #[path = "tcp/cluster.rs"]
 mod cluster;
+#[path = "tcp/faults.rs"]
+mod faults;
+#[path = "tcp/hostile.rs"]
+mod hostile;
+#[path = "tcp/raw.rs"]
+mod raw;
+#[path = "tcp/refusals.rs"]
+mod refusals;
 #[path = "tcp/rig.rs"]
 mod rig;
+#[path = "tcp/start.rs"]
+mod start;
+#[path = "tcp/tls.rs"]
+mod tls;

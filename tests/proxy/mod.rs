@@ -13,6 +13,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
 use std::time::Duration;
 
+use socket2::SockRef;
+
 /// How often rules are looked at while nothing moves.
 const GLANCE: Duration = Duration::from_millis(5);
 /// Where a greeting names its sender.
@@ -74,6 +76,8 @@ impl Proxy {
     /// Listens on a free address, and hands on to `target`.
     pub fn before(target: SocketAddr) -> Self {
         let listener = TcpListener::bind(free_address()).expect("a free port");
+        // What lies in the proxy's own buffers nothing can overtake. Connections inherit it.
+        SockRef::from(&listener).set_recv_buffer_size(32 << 10).expect("a socket");
         let address = listener.local_addr().expect("bound");
         let state = Arc::new(State {
             target: Mutex::new(target),

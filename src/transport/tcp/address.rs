@@ -2,7 +2,13 @@
 //! address in brackets.
 
 use std::io;
-use std::net::{TcpListener, ToSocketAddrs};
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+/// Connections that the system may hold before they are accepted. When it holds so many it turns others
+/// away, members among them, for a second at least.
+const BACKLOG: i32 = 1024;
 
 /// Looks whether an address of another node can ever mean something; whether it does at present is for
 /// the resolver to say.
@@ -39,10 +45,24 @@ pub(super) fn bind(address: &str) -> io::Result<TcpListener> {
     let failed = |error: io::Error| {
         io::Error::new(error.kind(), format!("cannot listen on {address:?}: {error}"))
     };
-    let addresses: Vec<_> = address.to_socket_addrs().map_err(failed)?.collect();
-    let listener = TcpListener::bind(&addresses[..]).map_err(failed)?;
-    listener.set_nonblocking(true).map_err(failed)?;
-    Ok(listener)
+    let mut last = io::Error::other("the name has no address");
+    for address in address.to_socket_addrs().map_err(failed)? {
+        match listen(address) {
+            Ok(listener) => return Ok(listener),
+            Err(error) => last = error,
+        }
+    }
+    Err(failed(last))
+}
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    // A node that starts again finds its port free, although old connections linger in the system.
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
 }
 
 #[cfg(test)]

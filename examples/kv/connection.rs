@@ -14,6 +14,7 @@ use std::net::{Shutdown, TcpStream};
 use std::time::{Duration, Instant};
 
 use oarlock::{LeadershipSubscription, Node, ProposeError, ReadError, Reply};
+use socket2::{SockRef, TcpKeepalive};
 
 use crate::about;
 use crate::commands::{self, Command, Read};
@@ -73,6 +74,9 @@ impl Connection {
     /// The connection failed.
     pub(crate) fn serve(mut self) -> io::Result<()> {
         self.stream.set_nodelay(true)?;
+        // A client may be idle for ever; one that has vanished is noticed.
+        let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(60));
+        SockRef::from(&self.stream).set_tcp_keepalive(&keepalive)?;
         self.stream.set_write_timeout(Some(WRITE_TIMEOUT))?;
         match self.serve_until_end() {
             End::Quiet => Ok(()),

@@ -205,16 +205,20 @@ fn split_line(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
 
 /// A decimal number as Redis writes it: no sign but a minus, no leading zeros.
 pub(crate) fn number(text: &[u8]) -> Option<i64> {
-    let digits = text.strip_prefix(b"-").unwrap_or(text);
-    let canonical = match digits {
-        [b'0'] => digits.len() == text.len(),
-        [b'1'..=b'9', rest @ ..] => rest.iter().all(u8::is_ascii_digit),
-        _ => false,
+    let (negative, digits) = match text {
+        [b'0'] => return Some(0),
+        [b'-', digits @ ..] => (true, digits),
+        digits => (false, digits),
     };
-    if !canonical {
+    let (b'1'..=b'9', _) = digits.split_first()? else {
         return None;
-    }
-    std::str::from_utf8(text).ok()?.parse().ok()
+    };
+    // Below zero, where there is one number more.
+    let below = digits.iter().try_fold(0_i64, |below, digit| {
+        let digit = digit.is_ascii_digit().then(|| i64::from(digit - b'0'))?;
+        below.checked_mul(10)?.checked_sub(digit)
+    })?;
+    if negative { Some(below) } else { below.checked_neg() }
 }
 
 /// Splits a line into words, `"quoted\n"` and `'quoted'` ones too, and puts them down as an array's.

@@ -85,7 +85,8 @@ fn three_hosts_go_on_while_one_is_unplugged() {
         *member = format!("{}:{PORT}", address(*id));
         let redis = format!("{}:{REDIS_PORT}", address(*id));
         setup.args.insert(*id, vec!["--redis".into(), redis]);
-        setup.namespaces.insert(*id, hosts.namespace(*id).to_owned());
+        let starter = ["ip", "netns", "exec", hosts.namespace(*id)];
+        setup.starters.insert(*id, starter.map(str::to_owned).to_vec());
     }
     let servers = setup.start();
     let cli = |id, args: &[&str]| hosts.redis_cli(id, args);

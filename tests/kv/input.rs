@@ -134,7 +134,23 @@ fn one_client_too_many_is_told_so() {
 }
 
 #[test]
-fn a_thousand_idle_clients_cost_little() {
+fn a_server_that_runs_out_of_files_goes_on_once_there_are_some() {
+    let mut setup = Setup::of(1);
+    let starter = ["sh", "-c", "ulimit -n 60 && exec \"$0\" \"$@\""];
+    setup.starters.insert(1, starter.map(str::to_owned).to_vec());
+    let servers = setup.start();
+    let mut client = servers.client(1);
+    let () = client.set("a", 1).expect("set");
+    // Those for whom there is no file wait before the door.
+    let idle: Vec<Raw> = (0..100).map(|_| Raw::connect(servers.address(1))).collect();
+    until("there are too many", || servers.logged(1).contains("no client can be taken"));
+    assert_eq!(client.incr::<_, _, i64>("a", 1).expect("who is inside is served"), 2);
+    drop(idle);
+    assert_eq!(servers.client(1).get::<_, i64>("a").expect("who comes is served"), 2);
+}
+
+#[test]
+fn hundreds_of_idle_clients_cost_little() {
     let servers = Setup::of(1).start();
     let mut client = servers.client(1);
     let () = client.set("a", 1).expect("set");

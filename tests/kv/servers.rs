@@ -50,14 +50,14 @@ pub(crate) struct Setup {
     pub(crate) members: BTreeMap<u64, String>,
     /// Further arguments of each node; they come last, and the last counts.
     pub(crate) args: BTreeMap<u64, Vec<String>>,
-    /// The network namespaces that nodes run in, if they do.
-    pub(crate) namespaces: BTreeMap<u64, String>,
+    /// What starts the program of a node, if it does not start by itself.
+    pub(crate) starters: BTreeMap<u64, Vec<String>>,
 }
 
 impl Setup {
     pub(crate) fn of(nodes: u64) -> Self {
         let members = (1..=nodes).map(|id| (id, free_address().to_string())).collect();
-        Self { members, args: BTreeMap::new(), namespaces: BTreeMap::new() }
+        Self { members, args: BTreeMap::new(), starters: BTreeMap::new() }
     }
 
     pub(crate) fn start(self) -> Servers {
@@ -92,14 +92,11 @@ impl Servers {
     pub(crate) fn start(&mut self, id: u64) {
         let members: Vec<String> =
             self.setup.members.iter().map(|(id, at)| format!("{id}={at}")).collect();
-        let mut command = match self.setup.namespaces.get(&id) {
-            Some(namespace) => {
-                let mut command = Command::new("ip");
-                command.args(["netns", "exec", namespace]).arg(program());
-                command
-            }
-            None => Command::new(program()),
-        };
+        let program = program().display().to_string();
+        let starter = self.setup.starters.get(&id).into_iter().flatten().cloned();
+        let mut line = starter.chain([program]);
+        let mut command = Command::new(line.next().expect("at least the program"));
+        command.args(line);
         command
             .args(["--id", &id.to_string(), "--members", &members.join(",")])
             .args(["--redis", "127.0.0.1:0", "--data"])
@@ -126,6 +123,11 @@ impl Servers {
 
     fn log(&self, id: u64) -> PathBuf {
         self.dir.path().join(format!("{id}.log"))
+    }
+
+    /// What a node has logged since the first start.
+    pub(crate) fn logged(&self, id: u64) -> String {
+        fs::read_to_string(self.log(id)).expect("a log")
     }
 
     /// Kills a node as `kill -9` does.

@@ -67,6 +67,7 @@ fn main() -> ExitCode {
 }
 
 fn start(options: Options) -> Result<(TcpListener, Node<Store>, usize), Box<dyn Error>> {
+    let max_clients = server::clients_with_files(options.max_clients)?;
     let listener = TcpListener::bind(&options.redis)
         .map_err(|error| format!("clients cannot connect to {}: {error}", options.redis))?;
 
@@ -85,7 +86,7 @@ fn start(options: Options) -> Result<(TcpListener, Node<Store>, usize), Box<dyn 
     let node = builder.start()?;
 
     writeln!(io::stdout(), "node {}: clients at {}", options.id, listener.local_addr()?)?;
-    Ok((listener, node, options.max_clients))
+    Ok((listener, node, max_clients))
 }
 
 #[cfg(feature = "tls")]

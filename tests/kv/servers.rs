@@ -125,11 +125,6 @@ impl Servers {
         self.dir.path().join(format!("{id}.log"))
     }
 
-    /// What a node has logged since the first start.
-    pub(crate) fn logged(&self, id: u64) -> String {
-        fs::read_to_string(self.log(id)).expect("a log")
-    }
-
     /// Kills a node as `kill -9` does.
     pub(crate) fn kill(&mut self, id: u64) {
         self.addresses.lock().expect("no panic").remove(&id);

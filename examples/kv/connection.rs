@@ -196,14 +196,13 @@ impl Connection {
             self.leadership.latest();
             let replies = &mut self.replies;
             let looked = self.node.read(|store| {
-                let room = rest.iter().take_while(|read| {
-                    let room = replies.len() < MAX_REPLIES_BYTES;
-                    if room {
-                        read.reply(store, replies);
+                for (answered, read) in rest.iter().enumerate() {
+                    if replies.len() >= MAX_REPLIES_BYTES {
+                        return answered;
                     }
-                    room
-                });
-                room.count()
+                    read.reply(store, replies);
+                }
+                rest.len()
             });
             match looked {
                 Ok(count) => rest = &rest[count..],

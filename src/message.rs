@@ -232,6 +232,24 @@ pub enum Message {
 }
 
 impl Message {
+    /// What kind of message it is, in a word.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Vote(m) if m.pre => "pre-vote",
+            Self::Vote(_) => "vote",
+            Self::VoteReply(m) if m.pre => "pre-vote-reply",
+            Self::VoteReply(_) => "vote-reply",
+            Self::Append(_) => "append",
+            Self::AppendReply(_) => "append-reply",
+            Self::Heartbeat(_) => "heartbeat",
+            Self::HeartbeatReply(_) => "heartbeat-reply",
+            Self::Forward(_) => "forward",
+            Self::ForwardReply(_) => "forward-reply",
+            Self::ReadIndex(_) => "read-index",
+            Self::ReadIndexReply(_) => "read-index-reply",
+        }
+    }
+
     /// The term the message speaks of.
     pub fn term(&self) -> Term {
         match self {

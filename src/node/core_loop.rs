@@ -88,7 +88,7 @@ pub(crate) struct CoreLoop<S: StateMachine> {
     /// When the log last had room for this node's own entries.
     had_room: Time,
     /// The machine says that applying is short, and it has not been otherwise.
-    applies_here: bool,
+    pub(super) applies_here: bool,
     closing: Closing,
 }
 
@@ -337,7 +337,11 @@ impl<S: StateMachine> CoreLoop<S> {
         self.feed(Input::Tick);
         self.outgoing.forget_settled(self.now);
         // What the machine has made durable by itself, and every member has, nobody will ask for.
-        self.log.release(self.shared.apply.kept().min(self.core.replicated()));
+        let up_to = self.shared.apply.kept().min(self.core.replicated());
+        if self.log.release_beyond(self.shared.config.max_kept_log_bytes, up_to) {
+            // Without new entries no mark would say so, and nothing would go.
+            self.shared.wal.want_cover();
+        }
         self.publish_status();
         // It also lets go of proposals that nobody waits for any more.
         if self.shared.inbox.pending() > 0 {
@@ -464,6 +468,8 @@ impl<S: StateMachine> CoreLoop<S> {
         status.boot = self.me.boot;
         status.first = self.log.first();
         status.last = self.core.last();
+        status.log_segments = self.log.segments();
+        status.log_bytes = self.log.bytes();
         status.persisted = self.core.persisted();
         status.dropped_messages = self.peers.dropped();
         status.refused_messages = self.refused_messages;
@@ -496,6 +502,14 @@ impl<S: StateMachine> CoreLoop<S> {
 
     pub(super) fn feed(&mut self, input: Input) {
         self.feed_with(input, &Slices::new());
+    }
+
+    /// Campaigns at once, as an operator may ask for.
+    #[cfg(any(test, feature = "simulation"))]
+    pub(super) fn campaign(&mut self, now: Time) {
+        self.now = now;
+        self.feed(Input::Campaign);
+        self.hand_on();
     }
 }
 

@@ -78,6 +78,12 @@ impl<S: StateMachine> Ticket<S> {
         answered.then(|| self.outcome(deadline))
     }
 
+    /// Whether there is an outcome, or it has been told.
+    #[cfg(any(test, feature = "simulation"))]
+    pub(crate) fn is_answered(&self) -> bool {
+        self.place.as_ref().map_or(true, |place| place.group.is_answered(place.slot))
+    }
+
     /// Waits until the proposal is in the leader's log, at most for `timeout` and until its deadline, and
     /// says where. `None` if it is not: yet, or ever; or if the leader's answer to this node was lost.
     ///

@@ -21,6 +21,7 @@ const GLANCE: Duration = Duration::from_millis(5);
 const SENDER: std::ops::Range<usize> = 20..28;
 
 /// What is done to connections.
+#[expect(clippy::struct_excessive_bools, reason = "faults that may come together")]
 #[derive(Clone, Debug, Default)]
 pub struct Rules {
     /// There are none: those that exist end, new ones are closed at once.
@@ -246,7 +247,7 @@ fn pump(
         }
         thread::sleep(rules.delay);
         if let Some(pace) = rules.pace {
-            thread::sleep(Duration::from_secs_f64(read as f64 / pace as f64));
+            thread::sleep(Duration::from_secs(1) * read as u32 / pace as u32);
         }
         if write(state, era, from, &mut sink, &buffer[..read]).is_err() {
             break;

@@ -1,9 +1,11 @@
 //! Starting and stopping: ports, addresses, threads.
 
 use std::net::{Ipv6Addr, TcpListener};
+use std::sync::Mutex;
 
 use oarlock::{Config, Node, NodeBuilder, StartError};
 
+use crate::certificates::Authority;
 use crate::journal::{Journal, PATIENCE, until};
 use crate::proxy::free_address;
 use crate::rig::{Kind, Trio};
@@ -148,4 +150,42 @@ fn an_orderly_stop_is_quick_even_if_nobody_answers() {
     trio.stop(2);
     let last = trio.node(3);
     last.shutdown(PATIENCE).expect("stops while it looks for the others");
+}
+
+/// Keeps what is logged as a warning.
+struct Warnings(Mutex<Vec<String>>);
+
+static WARNINGS: Warnings = Warnings(Mutex::new(Vec::new()));
+
+impl log::Log for Warnings {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        if record.level() == log::Level::Warn {
+            self.0.lock().expect("nobody panics with it").push(record.args().to_string());
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+#[test]
+fn a_listener_that_others_can_reach_is_warned_of_unless_it_has_tls() {
+    log::set_logger(&WARNINGS).expect("the only one");
+    log::set_max_level(log::LevelFilter::Warn);
+    let warned = |id: u64| {
+        let warnings = WARNINGS.0.lock().expect("nobody panics with it");
+        warnings
+            .iter()
+            .any(|text| text.contains("without TLS") && text.contains(&format!("={id} ")))
+    };
+    let members = |id| [(id, "127.0.0.1:7000")];
+    drop(node(901, "0.0.0.0:0", &members(901)).start().expect("starts"));
+    assert!(warned(901));
+    drop(node(902, "127.0.0.1:0", &members(902)).start().expect("starts"));
+    let tls = Authority::new().tls("node-903").expect("good");
+    drop(node(903, "", &members(903)).listen_tls("0.0.0.0:0", tls).start().expect("starts"));
+    assert!(!warned(902) && !warned(903));
 }

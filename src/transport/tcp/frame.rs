@@ -135,7 +135,8 @@ impl Frame {
                 .map_err(|error| FrameError::Message(error.to_string()))?;
             Self::Message(message, head..head + records)
         } else {
-            let number = u64::from_le_bytes(*message.first_chunk().expect("of eight bytes"));
+            let number = message.first_chunk().ok_or(FrameError::Malformed)?;
+            let number = u64::from_le_bytes(*number);
             if kind == PING { Self::Ping(number) } else { Self::Pong(number) }
         };
         Ok(Decoded::Frame(frame, head + records))

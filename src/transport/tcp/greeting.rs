@@ -270,29 +270,27 @@ impl Greeting {
         if needs != bytes.len() {
             return Err(GreetingError::Length(bytes.len()));
         }
-        let u16_at = |at: usize| u16::from_le_bytes([bytes[at], bytes[at + 1]]);
-        let u64_at = |at: usize| {
-            u64::from_le_bytes(*bytes[at..].first_chunk().expect("before the name, and so there"))
-        };
-        if bytes[16..20] != checksum(bytes).to_le_bytes() {
+        if bytes[16..HEAD_BYTES] != checksum(bytes).to_le_bytes() {
             return Err(GreetingError::Checksum);
         }
-        let incarnation = *bytes[28..].first_chunk().expect("before the name, and so there");
-        let name = bytes.get(NAME_AT..NAME_AT + u16_at(80) as usize).ok_or(GreetingError::Name)?;
-        let verdict = match (u16_at(68), u16_at(70)) {
+        let u16_at = |at| field(bytes, at).map(u16::from_le_bytes);
+        let u64_at = |at| field(bytes, at).map(u64::from_le_bytes);
+        let name = NAME_AT..NAME_AT + usize::from(u16_at(80)?);
+        let name = bytes.get(name).ok_or(GreetingError::Name)?;
+        let verdict = match (u16_at(68)?, u16_at(70)?) {
             (0, _) => None,
             (WELCOME, version) => Some(Ok(version)),
-            (code, _) => Some(Err(RefusalCode { code, detail: u64_at(72) })),
+            (code, _) => Some(Err(RefusalCode { code, detail: u64_at(72)? })),
         };
         Ok(Self {
-            versions: (u16_at(8), u16_at(10)),
+            versions: (u16_at(8)?, u16_at(10)?),
             from: Sender {
-                node: NodeId(u64_at(20)),
-                incarnation: Incarnation(u128::from_le_bytes(incarnation)),
-                boot: BootCount(u64_at(44)),
+                node: NodeId(u64_at(20)?),
+                incarnation: Incarnation(field(bytes, 28).map(u128::from_le_bytes)?),
+                boot: BootCount(u64_at(44)?),
             },
-            to: NodeId(u64_at(52)),
-            members: u64_at(60),
+            to: NodeId(u64_at(52)?),
+            members: u64_at(60)?,
             cluster_name: String::from_utf8(name.to_vec()).map_err(|_| GreetingError::Name)?,
             verdict,
         })
@@ -387,6 +385,11 @@ fn not_older(from: Sender, seen: Option<Sender>) -> Result<(), Refusal> {
         }
         _ => Ok(()),
     }
+}
+
+fn field<const N: usize>(bytes: &[u8], at: usize) -> Result<[u8; N], GreetingError> {
+    let field = bytes.get(at..).and_then(|rest| rest.first_chunk());
+    field.copied().ok_or(GreetingError::Length(bytes.len()))
 }
 
 fn checksum(bytes: &[u8]) -> u32 {

@@ -30,7 +30,10 @@ pub(super) struct Intake {
 impl Intake {
     /// For frames whose records usually have up to `usual` bytes, and never more than `max_records`.
     pub(super) fn new(usual: usize, max_records: usize) -> Self {
-        let chunk_bytes = MIN_CHUNK_BYTES.max(usual + (4 << 10));
+        Self::with_chunks(MIN_CHUNK_BYTES.max(usual + (4 << 10)), max_records)
+    }
+
+    fn with_chunks(chunk_bytes: usize, max_records: usize) -> Self {
         let chunk = Arc::new(vec![0; chunk_bytes]);
         Self { chunk, start: 0, end: 0, kept: Vec::new(), chunk_bytes, max_records }
     }
@@ -143,4 +146,150 @@ pub(super) enum Incoming {
     Message(crate::message::Message, Slices),
     Ping(u64),
     Pong(u64),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::{Append, Message};
+    use crate::transport::tcp::frame::{encode_message, encode_ping};
+    use proptest::prelude::*;
+
+    const CHUNK: usize = 300;
+
+    /// A ping, or an append with records of these bytes.
+    fn frame(number: u64, records: usize, out: &mut Vec<u8>) -> Vec<u8> {
+        if records == 0 {
+            encode_ping(number, out);
+            return Vec::new();
+        }
+        let bytes: Vec<u8> = (0..records).map(|at| (at as u64 * 31 + number) as u8).collect();
+        encode_message(&Message::Append(Append::default()), records, out).expect("small");
+        out.extend_from_slice(&bytes);
+        bytes
+    }
+
+    fn bytes(records: &Slices) -> Vec<u8> {
+        records.parts().iter().flat_map(|part| part.as_bytes().to_vec()).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn frames_are_the_same_however_they_arrive_and_whoever_holds_them(
+            frames in prop::collection::vec((0_usize..900, any::<bool>()), 1..40),
+            reads in prop::collection::vec(1_usize..700, 1..40),
+        ) {
+            let mut stream = Vec::new();
+            let expected: Vec<Vec<u8>> = frames
+                .iter()
+                .enumerate()
+                .map(|(number, (records, _))| frame(number as u64, *records, &mut stream))
+                .collect();
+            let mut intake = Intake::with_chunks(CHUNK, 1000);
+            let mut held: Vec<(usize, Slices)> = Vec::new();
+            let (mut at, mut seen) = (0, 0);
+            let mut reads = reads.iter().cycle();
+            while at < stream.len() {
+                let space = intake.space();
+                let read = (*reads.next().expect("endless")).min(space.len()).min(stream.len() - at);
+                prop_assert!(read > 0, "no space");
+                space[..read].copy_from_slice(&stream[at..at + read]);
+                at += read;
+                let taken = intake.frames(read, |incoming| {
+                    match incoming {
+                        Incoming::Ping(number) => assert_eq!(number, seen as u64),
+                        Incoming::Message(_, records) => {
+                            assert_eq!(bytes(&records), expected[seen]);
+                            if frames[seen].1 {
+                                held.push((seen, records));
+                            }
+                        }
+                        Incoming::Pong(_) => panic!("none was sent"),
+                    }
+                    seen += 1;
+                    Ok(())
+                });
+                prop_assert_eq!(taken, Ok(()));
+                prop_assert!(intake.kept.len() <= KEPT_CHUNKS);
+                // Some are let go of early, and all of those that are held stay as they are.
+                if held.len() > 7 {
+                    held.drain(..3);
+                }
+            }
+            prop_assert_eq!(seen, frames.len());
+            for (which, records) in &held {
+                prop_assert_eq!(&bytes(records), &expected[*which]);
+            }
+        }
+
+        #[test]
+        fn any_bytes_are_frames_or_an_error(
+            stream in prop::collection::vec(any::<u8>(), 0..600),
+            valid in 0_usize..200,
+            damage in any::<(usize, u8)>(),
+        ) {
+            let mut good = Vec::new();
+            frame(1, valid, &mut good);
+            let at = damage.0 % good.len();
+            good[at] ^= damage.1;
+            good.extend_from_slice(&stream);
+            let mut intake = Intake::with_chunks(CHUNK, 1000);
+            for bytes in good.chunks(100) {
+                intake.space()[..bytes.len()].copy_from_slice(bytes);
+                if intake.frames(bytes.len(), |_| Ok(())).is_err() {
+                    intake.clear();
+                    prop_assert!(intake.space().len() >= CHUNK);
+                    break;
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn another_connection_begins_anew_even_if_records_of_the_last_are_held() {
+        let mut intake = Intake::with_chunks(CHUNK, 1000);
+        let mut stream = Vec::new();
+        frame(1, 50, &mut stream);
+        stream.extend_from_slice(&[0xFF; 40]);
+        intake.space()[..stream.len()].copy_from_slice(&stream);
+        let mut held = Slices::new();
+        let taken = intake.frames(stream.len(), |incoming| {
+            if let Incoming::Message(_, records) = incoming {
+                held = records;
+            }
+            Ok(())
+        });
+        assert!(taken.is_err());
+        let before = bytes(&held);
+        intake.clear();
+        let space = intake.space();
+        space.fill(0);
+        assert_eq!(space.len(), CHUNK);
+        assert_eq!(bytes(&held), before);
+    }
+
+    #[test]
+    fn chunks_are_used_again_once_their_records_are_let_go_of() {
+        let mut intake = Intake::with_chunks(CHUNK, 1000);
+        let mut stream = Vec::new();
+        frame(1, 100, &mut stream);
+        let mut places = std::collections::BTreeSet::new();
+        let mut held = std::collections::VecDeque::new();
+        for _ in 0..100 {
+            intake.space()[..stream.len()].copy_from_slice(&stream);
+            intake
+                .frames(stream.len(), |incoming| {
+                    if let Incoming::Message(_, records) = incoming {
+                        places.insert(records.parts()[0].as_bytes().as_ptr() as usize);
+                        held.push_back(records);
+                    }
+                    Ok(())
+                })
+                .expect("good");
+            if held.len() > 2 {
+                held.pop_front();
+            }
+        }
+        assert!(places.len() <= KEPT_CHUNKS + 1, "{} chunks", places.len());
+    }
 }

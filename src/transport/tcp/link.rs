@@ -32,7 +32,7 @@ pub(super) struct Link {
     round_trip: AtomicU64,
     /// The other node's latest boot that has been heard of.
     seen: Mutex<Option<Sender>>,
-    /// The other node has just shown itself: it is worth an attempt at once.
+    /// The other node has just shown itself: connecting is worth an attempt.
     hurry: AtomicBool,
 }
 
@@ -64,24 +64,30 @@ impl Link {
         *self.seen.lock()
     }
 
-    /// The other node has greeted with this boot, and was found to be no older one.
+    /// The other node has greeted as this.
     pub(super) fn saw(&self, sender: Sender) {
-        *self.seen.lock() = Some(sender);
+        let mut seen = self.seen.lock();
+        // It may greet on two connections at once, on which two threads look at what has been seen.
+        let is_older =
+            |seen: &Sender| seen.incarnation == sender.incarnation && seen.boot > sender.boot;
+        if !seen.as_ref().is_some_and(is_older) {
+            *seen = Some(sender);
+        }
     }
 
-    /// Has the next attempt to connect begin at once.
+    /// Has the next attempt to connect begin soon.
     pub(super) fn hurry(&self) {
         self.hurry.store(true, Ordering::SeqCst);
         self.bell.ring();
     }
 
-    /// Whether the next attempt to connect should begin at once.
+    /// Whether the next attempt to connect should begin soon.
     pub(super) fn is_hurried(&self) -> bool {
         self.hurry.load(Ordering::SeqCst)
     }
 
-    /// An attempt to connect begins.
-    pub(super) fn hurried(&self) {
+    /// There is no hurry any more.
+    pub(super) fn calm_down(&self) {
         self.hurry.store(false, Ordering::SeqCst);
     }
 

@@ -64,7 +64,7 @@ mod link;
 mod outbox;
 mod receiver;
 mod sender;
-#[cfg(feature = "tls")]
+#[cfg_attr(not(feature = "tls"), path = "no_tls.rs")]
 mod tls;
 mod wire;
 
@@ -93,8 +93,7 @@ pub use tls::{Tls, TlsError};
 #[derive(Debug)]
 pub struct Tcp {
     listen: String,
-    #[cfg(feature = "tls")]
-    tls: Option<Tls>,
+    tls: Option<tls::Tls>,
     net: Option<Arc<Net>>,
 }
 
@@ -102,12 +101,7 @@ impl Tcp {
     /// Listens on `address`, as `host:port`, when the node starts. The other nodes need not know it by this
     /// address: theirs is the one among the members.
     pub fn listen(address: impl Into<String>) -> Self {
-        Self {
-            listen: address.into(),
-            #[cfg(feature = "tls")]
-            tls: None,
-            net: None,
-        }
+        Self { listen: address.into(), tls: None, net: None }
     }
 
     /// Encrypts, and has nodes prove who they are. All nodes of a cluster do, or none.
@@ -135,19 +129,11 @@ impl Transport for Tcp {
                 io::Error::new(io::ErrorKind::InvalidInput, text)
             })?;
         }
-        #[cfg(feature = "tls")]
-        let tls = match self.tls.take() {
-            Some(tls) => Some(tls.of_node(local).map_err(io::Error::other)?),
-            None => None,
-        };
-        #[cfg(feature = "tls")]
-        let in_the_clear = tls.is_none();
-        #[cfg(not(feature = "tls"))]
-        let in_the_clear = true;
-
+        let tls = self.tls.take().map(|tls| tls.of_node(local)).transpose();
+        let tls = tls.map_err(io::Error::other)?;
         let listener = address::bind(&self.listen)?;
         let bound = listener.local_addr()?;
-        if in_the_clear && !bound.ip().is_loopback() {
+        if tls.is_none() && !bound.ip().is_loopback() {
             log::warn!(
                 "node={} listens on {bound} without TLS: whoever reaches it can claim to be a member",
                 local.sender.node
@@ -170,7 +156,6 @@ impl Transport for Tcp {
             stopping: AtomicBool::new(false),
             door: Door::new(bound),
             bell,
-            #[cfg(feature = "tls")]
             tls,
             inbound: inbound.clone(),
         });
@@ -217,7 +202,6 @@ struct Net {
     door: Door,
     /// Wakes the thread that accepts.
     bell: Arc<Bell>,
-    #[cfg(feature = "tls")]
     tls: Option<tls::Sessions>,
     inbound: Inbound,
 }
@@ -242,21 +226,18 @@ impl Net {
 
     /// A connection that this node began, to node `id`.
     fn wire_to(&self, stream: TcpStream, id: NodeId) -> Result<Wire, LinkError> {
-        #[cfg(feature = "tls")]
-        if let Some(tls) = &self.tls {
-            return tls.begin(stream, id);
+        match &self.tls {
+            Some(tls) => tls.begin(stream, id),
+            None => Ok(Wire::new(stream, None)),
         }
-        let _ = id;
-        Ok(Wire::plain(stream))
     }
 
     /// A connection that somebody else began.
     fn wire_from(&self, stream: TcpStream) -> Result<Wire, LinkError> {
-        #[cfg(feature = "tls")]
-        if let Some(tls) = &self.tls {
-            return tls.accept(stream);
+        match &self.tls {
+            Some(tls) => tls.accept(stream),
+            None => Ok(Wire::new(stream, None)),
         }
-        Ok(Wire::plain(stream))
     }
 }
 

@@ -70,8 +70,8 @@ impl Outbox {
         Ok(())
     }
 
-    /// Moves what is next into `batch`: all small messages, then others while the batch has less than
-    /// `bytes` of records.
+    /// Moves what is next into `batch`: all small messages, then others with up to `bytes` of records in
+    /// all, or one that has more.
     pub(super) fn take(&self, batch: &mut Vec<Envelope>, bytes: usize) {
         if !self.waiting.load(Ordering::Acquire) {
             return;
@@ -79,11 +79,11 @@ impl Outbox {
         let mut lanes = self.lanes.lock();
         batch.extend(lanes.small.drain(..));
         let mut taken = 0;
-        while taken < bytes
-            && let Some(envelope) = lanes.large.pop_front()
+        while let Some(next) = lanes.large.front()
+            && (taken == 0 || taken + next.records.len() <= bytes)
         {
-            taken += envelope.records.len();
-            batch.push(envelope);
+            taken += next.records.len();
+            batch.extend(lanes.large.pop_front());
         }
         lanes.large_bytes -= taken;
         self.waiting.store(!lanes.large.is_empty(), Ordering::Release);
@@ -142,7 +142,7 @@ mod tests {
         for records in [40, 0, 50, 0] {
             outbox.put(envelope(records)).expect("room");
         }
-        assert_eq!(taken(&outbox, 1), [0, 0, 40]);
+        assert_eq!(taken(&outbox, 89), [0, 0, 40]);
         outbox.put(envelope(0)).expect("room");
         assert_eq!(taken(&outbox, 1), [0, 50]);
         assert!(outbox.is_empty());

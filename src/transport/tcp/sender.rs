@@ -35,17 +35,10 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 pub(super) fn run(net: &Net, link: &Arc<Link>, mut sleeper: Sleeper) {
     let mut pause = FIRST_PAUSE;
     while !net.is_stopping() {
-        link.hurried();
-        let begun = Instant::now();
         let error = match dial(net, link, &mut sleeper) {
             Ok(wire) => {
-                link.outgoing.connected();
-                link.outbox.open();
-                let error = Connection::new(net, link, wire).serve(&mut sleeper);
-                let dropped = link.outbox.close();
-                link.dropped.fetch_add(dropped as u64, Ordering::Relaxed);
-                // What was written may be lost as well: the node has to ask what arrived.
-                net.inbound.dropped(link.id);
+                let begun = Instant::now();
+                let error = send(net, link, wire, &mut sleeper);
                 if begun.elapsed() > LONGEST_PAUSE {
                     pause = FIRST_PAUSE;
                 }
@@ -57,13 +50,32 @@ pub(super) fn run(net: &Net, link: &Arc<Link>, mut sleeper: Sleeper) {
         let until = Instant::now() + jittered(pause);
         sleeper.pause(until, || net.is_stopping() || link.is_hurried());
         pause = LONGEST_PAUSE.min(pause * 2);
+        if link.is_hurried() {
+            // Not at once, or two nodes whose connections break could keep each other busy with that.
+            link.calm_down();
+            pause = FIRST_PAUSE;
+            sleeper.pause(Instant::now() + jittered(pause), || net.is_stopping());
+        }
     }
+}
+
+/// Sends on this connection until it ends, and says why it did.
+fn send(net: &Net, link: &Link, wire: Wire, sleeper: &mut Sleeper) -> LinkError {
+    link.calm_down();
+    link.outgoing.connected();
+    link.outbox.open();
+    let error = Connection::new(net, link, wire).serve(sleeper);
+    let dropped = link.outbox.close();
+    link.dropped.fetch_add(dropped as u64, Ordering::Relaxed);
+    // What was written may be lost as well: the node has to ask what arrived.
+    net.inbound.dropped(link.id);
+    error
 }
 
 /// Between half of `pause` and one and a half of it, so that nodes do not connect in step.
 fn jittered(pause: Duration) -> Duration {
     let random = RandomState::new().build_hasher().finish();
-    pause / 2 + pause.mul_f64((random % 1000) as f64 / 1000.0)
+    pause / 2 + pause * (random % 1024) as u32 / 1024
 }
 
 /// A connection that messages go out on.

@@ -65,12 +65,12 @@ impl Tls {
         let private = PrivateKeyDer::from_pem_file(key).map_err(|error| unreadable(key, error))?;
         let mut roots = RootCertStore::empty();
         for authority in read_certificates(authorities.as_ref())? {
-            roots.add(authority).map_err(|error| unusable(authorities.as_ref(), error))?;
+            roots.add(authority).map_err(|error| unusable(authorities.as_ref(), &error))?;
         }
         let own = chain[0].clone();
         let roots = Arc::new(roots);
         let provider = Arc::new(ring::default_provider());
-        let failed = |error| unusable(certificates, error);
+        let failed = |error| unusable(certificates, &error);
         let client = client(&provider, &roots, chain.clone(), private.clone_key());
         let server = server(&provider, &roots, chain, private);
         Ok(Self {
@@ -147,7 +147,7 @@ fn unreadable(path: &Path, error: pem::Error) -> TlsError {
     TlsError::File { path: path.to_owned(), error }
 }
 
-fn unusable(path: &Path, error: rustls::Error) -> TlsError {
+fn unusable(path: &Path, error: &rustls::Error) -> TlsError {
     TlsError::File { path: path.to_owned(), error: error.to_string() }
 }
 
@@ -208,7 +208,8 @@ impl Sessions {
         let name = ServerName::try_from(certificate_name(&self.cluster_name, id));
         let name = name.map_err(|error| failed(&error))?;
         let session = ClientConnection::new(Arc::clone(&self.client), name);
-        Ok(Wire::with_tls(stream, session.map_err(|error| failed(&error))?.into()))
+        let session = session.map_err(|error| failed(&error))?;
+        Ok(Wire::new(stream, Some(Session(Box::new(session.into())))))
     }
 
     /// On a connection that somebody else began: any certificate of the cluster's authorities is accepted,
@@ -216,7 +217,7 @@ impl Sessions {
     pub(super) fn accept(&self, stream: TcpStream) -> Result<Wire, LinkError> {
         let session = ServerConnection::new(Arc::clone(&self.server));
         let session = session.map_err(|error| LinkError::Tls(error.to_string()))?;
-        Ok(Wire::with_tls(stream, session.into()))
+        Ok(Wire::new(stream, Some(Session(Box::new(session.into())))))
     }
 }
 
@@ -227,72 +228,82 @@ fn names(certificate: &CertificateDer<'_>, name: &str) -> bool {
         .is_ok_and(|certificate| verify_server_name(&certificate, &name).is_ok())
 }
 
-/// Whether the other side's certificate holds this name.
-pub(super) fn is_certified(session: &Connection, name: &str) -> bool {
-    let certificates = session.peer_certificates().unwrap_or_default();
-    certificates.first().is_some_and(|certificate| names(certificate, name))
-}
+/// TLS on one connection.
+#[derive(Debug)]
+pub(super) struct Session(Box<Connection>);
 
-/// Reads decrypted bytes; zero at the end.
-pub(super) fn read(
-    session: &mut Connection,
-    socket: &mut Socket,
-    buffer: &mut [u8],
-) -> io::Result<usize> {
-    loop {
-        match session.reader().read(buffer) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            // The other side is gone without a goodbye; frames say by themselves whether they are whole.
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(0),
-            result => return result,
+impl Session {
+    /// Whether encrypted bytes wait for the socket.
+    pub(super) fn has_unwritten(&self) -> bool {
+        self.0.wants_write()
+    }
+
+    /// Whether the other side's certificate holds this name.
+    pub(super) fn is_certified(&self, name: &str) -> bool {
+        let certificates = self.0.peer_certificates().unwrap_or_default();
+        certificates.first().is_some_and(|certificate| names(certificate, name))
+    }
+
+    /// Reads decrypted bytes; zero at the end.
+    pub(super) fn read(&mut self, socket: &mut Socket, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match self.0.reader().read(buffer) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                // The other side is gone without a goodbye; frames say by themselves whether they are
+                // whole.
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(0),
+                result => return result,
+            }
+            // A handshake is questions and answers: what is to be said goes out before more is read.
+            not_now(self.flush(socket))?;
+            match self.0.read_tls(socket) {
+                Ok(0) => return Ok(0),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error),
+            }
+            if let Err(error) = self.0.process_new_packets() {
+                // The alert tells the other side why, if it still listens.
+                let _ = self.flush(socket);
+                return Err(io::Error::new(io::ErrorKind::InvalidData, error));
+            }
+            not_now(self.flush(socket))?;
         }
-        // A handshake asks for answers, and an error for an alert, which tells the other side why.
-        let flushed = flush(session, socket);
-        let read = match session.read_tls(socket) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            read => read?,
-        };
-        if let Err(error) = session.process_new_packets() {
-            let _ = flush(session, socket);
-            return Err(io::Error::new(io::ErrorKind::InvalidData, error));
+    }
+
+    /// Encrypts as much of these bytes as there is room for, and brings it on its way.
+    pub(super) fn write(
+        &mut self,
+        socket: &mut Socket,
+        slices: &[IoSlice<'_>],
+    ) -> io::Result<usize> {
+        // What was taken before goes first; its room is then free again.
+        self.flush(socket)?;
+        let taken = self.0.writer().write_vectored(slices)?;
+        not_now(self.flush(socket))?;
+        if taken == 0 { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(taken) }
+    }
+
+    /// Writes what is encrypted.
+    pub(super) fn flush(&mut self, socket: &mut Socket) -> io::Result<()> {
+        while self.0.wants_write() {
+            match self.0.write_tls(socket) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
         }
-        if read == 0 {
-            return Ok(0);
-        }
-        match flushed.and_then(|()| flush(session, socket)) {
-            Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
-            _ => {}
-        }
+        Ok(())
     }
 }
 
-/// Encrypts as much of these bytes as there is room for, and brings it on its way.
-pub(super) fn write(
-    session: &mut Connection,
-    socket: &mut Socket,
-    slices: &[IoSlice<'_>],
-) -> io::Result<usize> {
-    // What was taken before goes first; its room is then free again.
-    flush(session, socket)?;
-    let taken = session.writer().write_vectored(slices)?;
-    match flush(session, socket) {
-        Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
-        _ if taken == 0 => Err(io::ErrorKind::WouldBlock.into()),
-        _ => Ok(taken),
+/// What the socket does not take now it takes later.
+fn not_now(flushed: io::Result<()>) -> io::Result<()> {
+    match flushed {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+        flushed => flushed,
     }
-}
-
-/// Writes what is encrypted.
-pub(super) fn flush(session: &mut Connection, socket: &mut Socket) -> io::Result<()> {
-    while session.wants_write() {
-        match session.write_tls(socket) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(_) => {}
-        }
-    }
-    Ok(())
 }
 
 /// What TLS itself has to say of a failed operation.

@@ -9,6 +9,7 @@ use rustix::event::PollFlags;
 use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
 use socket2::{SockRef, TcpKeepalive};
 
+use super::tls::{self, Session};
 use crate::transport::LinkError;
 
 /// Bytes that the system may hold unsent: enough to keep a fast network busy, and no more, because what
@@ -21,8 +22,7 @@ const KEEPALIVE: Duration = Duration::from_secs(15);
 #[derive(Debug)]
 pub(super) struct Wire {
     socket: Socket,
-    #[cfg(feature = "tls")]
-    session: Option<Box<rustls::Connection>>,
+    session: Option<Session>,
 }
 
 /// Shared with whoever may want to shut it down.
@@ -64,19 +64,9 @@ impl Write for Socket {
 }
 
 impl Wire {
-    /// A connection in the clear.
-    pub(super) fn plain(stream: TcpStream) -> Self {
-        Self {
-            socket: Socket(Arc::new(stream)),
-            #[cfg(feature = "tls")]
-            session: None,
-        }
-    }
-
-    /// A connection with a TLS session, whose handshake is still to come.
-    #[cfg(feature = "tls")]
-    pub(super) fn with_tls(stream: TcpStream, session: rustls::Connection) -> Self {
-        Self { socket: Socket(Arc::new(stream)), session: Some(Box::new(session)) }
+    /// A new connection: in the clear, or with a TLS session whose handshake is still to come.
+    pub(super) fn new(stream: TcpStream, session: Option<Session>) -> Self {
+        Self { socket: Socket(Arc::new(stream)), session }
     }
 
     /// The socket.
@@ -105,21 +95,16 @@ impl Wire {
     }
 
     /// Whether bytes that were taken by [`write`](Self::write) still wait for the socket.
-    pub(super) fn has_unwritten(&self) -> bool {
-        #[cfg(feature = "tls")]
-        if let Some(session) = &self.session {
-            return session.wants_write();
-        }
-        false
+    fn has_unwritten(&self) -> bool {
+        self.session.as_ref().is_some_and(Session::has_unwritten)
     }
 
     /// Reads some bytes; zero at the end.
     pub(super) fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        #[cfg(feature = "tls")]
-        if let Some(session) = &mut self.session {
-            return super::tls::read(session, &mut self.socket, buffer);
+        match &mut self.session {
+            Some(session) => session.read(&mut self.socket, buffer),
+            None => again(|| self.socket.read(buffer)),
         }
-        again(|| self.socket.read(buffer))
     }
 
     /// Takes as many of these bytes as there is room for, which are more than none.
@@ -127,11 +112,10 @@ impl Wire {
     /// # Errors
     /// `WouldBlock` if there is no room.
     pub(super) fn write(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        #[cfg(feature = "tls")]
-        if let Some(session) = &mut self.session {
-            return super::tls::write(session, &mut self.socket, slices);
+        match &mut self.session {
+            Some(session) => session.write(&mut self.socket, slices),
+            None => again(|| self.socket.write_vectored(slices)),
         }
-        again(|| self.socket.write_vectored(slices))
     }
 
     /// Brings bytes that were taken on their way.
@@ -139,21 +123,12 @@ impl Wire {
     /// # Errors
     /// `WouldBlock` if the socket does not take them all.
     pub(super) fn flush(&mut self) -> io::Result<()> {
-        #[cfg(feature = "tls")]
-        if let Some(session) = &mut self.session {
-            return super::tls::flush(session, &mut self.socket);
-        }
-        Ok(())
+        self.session.as_mut().map_or(Ok(()), |session| session.flush(&mut self.socket))
     }
 
-    /// Whether the other side's certificate holds this name; without TLS there is nothing to look at.
+    /// Whether the other side's certificate holds this name; in the clear there is nothing to look at.
     pub(super) fn is_certified(&self, name: &str) -> bool {
-        #[cfg(feature = "tls")]
-        if let Some(session) = &self.session {
-            return super::tls::is_certified(session, name);
-        }
-        let _ = name;
-        true
+        self.session.as_ref().is_none_or(|session| session.is_certified(name))
     }
 }
 
@@ -186,8 +161,7 @@ pub(super) fn would_block(error: &io::Error) -> bool {
 
 /// What a failed operation on a connection says of it.
 pub(super) fn link_error(error: &io::Error) -> LinkError {
-    #[cfg(feature = "tls")]
-    if let Some(error) = super::tls::error_of(error) {
+    if let Some(error) = tls::error_of(error) {
         return LinkError::Tls(error);
     }
     match error.kind() {

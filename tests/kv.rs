@@ -24,6 +24,7 @@ mod kv {
     mod faults;
     mod hosts;
     mod input;
+    mod json;
     mod load;
     mod meaning;
     mod parser;

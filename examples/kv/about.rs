@@ -1,7 +1,8 @@
 //! What a node says of itself: `INFO`, `RAFT STATUS` and `RAFT LEADER`.
 
-use std::fmt::Write;
+use std::fmt::{Display, Write};
 
+use oarlock::transport::Direction;
 use oarlock::{Node, Role, Status};
 
 use crate::commands::Question;
@@ -48,52 +49,109 @@ fn info(status: &Status) -> String {
 }
 
 /// The whole status on one line.
-fn json(status: &Status) -> String {
-    let mut json = String::from("{");
-    let mut field = |name: &str, value: &dyn std::fmt::Display| {
-        let comma = if json.len() > 1 { "," } else { "" };
-        write!(json, "{comma}\"{name}\":{value}").expect("a string takes what it is given");
-    };
-    let leader = status.leader.map_or_else(|| "null".to_owned(), |leader| leader.to_string());
-    let stopped = status.stopped.as_ref().map_or_else(|| "null".to_owned(), quoted);
-    let peers: Vec<String> = status
-        .peers
-        .iter()
-        .map(|peer| {
-            let mode = quoted(&format!("{:?}", peer.mode).to_lowercase());
-            let (id, matched, next) = (peer.id, peer.matched, peer.next);
-            format!("{{\"id\":{id},\"matched\":{matched},\"next\":{next},\"mode\":{mode}}}")
-        })
-        .collect();
-    field("id", &status.id);
-    field("incarnation", &quoted(&status.incarnation));
-    field("boot", &status.boot);
-    field("role", &quoted(&status.role));
-    field("term", &status.term);
-    field("leader", &leader);
-    field("first", &status.first);
-    field("last", &quoted(&status.last));
-    field("persisted", &status.persisted);
-    field("committed", &status.committed);
-    field("applied", &status.applied);
-    field("pending", &status.pending);
-    field("dropped_messages", &status.dropped_messages);
-    field("refused_messages", &status.refused_messages);
-    field("stuck", &status.stuck);
-    field("stopped", &stopped);
-    field("peers", &format_args!("[{}]", peers.join(",")));
-    json + "}"
+pub(crate) fn json(status: &Status) -> String {
+    let peers = status.peers.iter().map(|peer| {
+        Object::new()
+            .value("id", Some(peer.id))
+            .value("matched", Some(peer.matched))
+            .value("next", Some(peer.next))
+            .text("mode", Some(format!("{:?}", peer.mode).to_lowercase()))
+            .end()
+    });
+    let links = status.links.iter().map(|link| {
+        Object::new()
+            .value("id", Some(link.id))
+            .text("address", Some(&link.address))
+            .value("outgoing", Some(direction(&link.outgoing)))
+            .value("incoming", Some(direction(&link.incoming)))
+            .value("dropped_messages", Some(link.dropped_messages))
+            .value("round_trip_us", link.round_trip.map(|time| time.as_micros()))
+            .end()
+    });
+    let listener = status.listener.as_ref().map(|listener| {
+        Object::new()
+            .text("address", Some(listener.address))
+            .value("accepted", Some(listener.accepted))
+            .value("turned_away", Some(listener.turned_away))
+            .text("last_error", listener.last_error.as_ref())
+            .end()
+    });
+    Object::new()
+        .value("id", Some(status.id))
+        .text("incarnation", Some(status.incarnation))
+        .value("boot", Some(status.boot))
+        .text("role", Some(status.role))
+        .value("term", Some(status.term))
+        .value("leader", status.leader)
+        .value("first", Some(status.first))
+        .text("last", Some(status.last))
+        .value("log_segments", Some(status.log_segments))
+        .value("log_bytes", Some(status.log_bytes))
+        .value("persisted", Some(status.persisted))
+        .value("committed", Some(status.committed))
+        .value("applied", Some(status.applied))
+        .value("pending", Some(status.pending))
+        .value("dropped_messages", Some(status.dropped_messages))
+        .value("refused_messages", Some(status.refused_messages))
+        .value("stuck", Some(status.stuck))
+        .value("peers", Some(array(peers)))
+        .value("links", Some(array(links)))
+        .value("listener", listener)
+        .text("stopped", status.stopped.as_ref())
+        .end()
+}
+
+fn direction(direction: &Direction) -> String {
+    Object::new()
+        .value("connected", Some(direction.connected))
+        .value("connections", Some(direction.connections))
+        .value("messages", Some(direction.messages))
+        .value("bytes", Some(direction.bytes))
+        .text("last_error", direction.last_error.as_ref())
+        .end()
+}
+
+fn array(values: impl Iterator<Item = String>) -> String {
+    format!("[{}]", values.collect::<Vec<_>>().join(","))
+}
+
+/// A JSON object under way.
+struct Object(String);
+
+impl Object {
+    fn new() -> Self {
+        Self(String::new())
+    }
+
+    /// A value that shows itself as JSON does: a number, a truth value, JSON.
+    fn value(mut self, name: &str, value: Option<impl Display>) -> Self {
+        self.0.push(if self.0.is_empty() { '{' } else { ',' });
+        let written = match value {
+            Some(value) => write!(self.0, "\"{name}\":{value}"),
+            None => write!(self.0, "\"{name}\":null"),
+        };
+        written.expect("a string takes what it is given");
+        self
+    }
+
+    fn text(self, name: &str, value: Option<impl Display>) -> Self {
+        self.value(name, value.map(|value| quoted(&value.to_string())))
+    }
+
+    fn end(self) -> String {
+        self.0 + "}"
+    }
 }
 
 /// A JSON string.
-fn quoted(text: &(impl std::fmt::Display + ?Sized)) -> String {
+fn quoted(text: &str) -> String {
     let mut quoted = String::from("\"");
-    for char in text.to_string().chars() {
+    for char in text.chars() {
         match char {
             '"' | '\\' => quoted.extend(['\\', char]),
             _ if char.is_control() => {
-                write!(quoted, "\\u{:04x}", u32::from(char))
-                    .expect("a string takes what it is given");
+                let code = u32::from(char);
+                write!(quoted, "\\u{code:04x}").expect("a string takes what it is given");
             }
             _ => quoted.push(char),
         }

@@ -5,7 +5,8 @@ use std::process::Command;
 
 use redis::{Commands, ConnectionLike};
 
-use super::servers::{Servers, Setup, is_here, run};
+use super::json::is_json;
+use super::servers::{Servers, Setup, is_here, run, until};
 
 const NODES: u64 = 3;
 
@@ -40,9 +41,10 @@ fn redis_cli_works_against_any_node() {
         assert!(cli(&["lpush", "list", "a"]).starts_with("ERR unknown command 'lpush'"));
         assert_eq!(cli(&["-r", "3", "append", "line", "x"]).lines().count(), 3);
         assert!(cli(&["info"]).contains(&format!("raft_id:{id}")));
-        assert_eq!(cli(&["raft", "leader"]), servers.leader().to_string());
+        until("it names the leader", || cli(&["raft", "leader"]) == servers.leader().to_string());
         let status = cli(&["raft", "status"]);
-        assert!(status.starts_with(&format!("{{\"id\":{id},")) && status.lines().count() == 1);
+        assert!(status.starts_with(&format!("{{\"id\":{id},")) && is_json(&status), "{status}");
+        assert_eq!(status.matches("\"outgoing\":{\"connected\":true").count(), 2, "{status}");
     }
     assert_eq!(redis_cli(servers.address(1), &["strlen", "line"]), (3 * NODES).to_string());
 }

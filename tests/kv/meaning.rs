@@ -1,11 +1,13 @@
 //! What the commands mean: each request with the reply that Redis would give, against one state.
 
 use oarlock::{
-    Applied, EntryId, LogIndex, ProposeError, StateMachine, StopCause, Term, UnknownCause,
+    Applied, EntryId, LogIndex, ProposeError, StateMachine, Status, StopCause, Term, UnknownCause,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
 
+use super::json::is_json;
+use crate::about::json;
 use crate::commands::{Command, Question, command};
 use crate::connection::settled;
 use crate::glob;
@@ -200,6 +202,20 @@ fn what_clients_say_when_they_connect_is_understood() {
     assert!(server.reply("COMMAND").contains("*6\r\n$3\r\nget\r\n:2\r\n"));
     let question = format!("{:?}", Command::Ask(Question::Leader));
     assert_eq!(server.reply("RAFT leader"), question);
+}
+
+#[test]
+fn why_a_node_stopped_is_told_in_json() {
+    let mut status = Status::default();
+    assert!(is_json(&json(&status)), "{}", json(&status));
+    let message = "a \"b\"\\\n".to_owned();
+    status.stopped = Some(StopCause::ApplyPanicked { entry: EntryId::ZERO, message });
+    let told = json(&status);
+    assert!(is_json(&told), "{told}");
+    assert!(
+        told.ends_with(r#""stopped":"the state machine panicked on entry 0.0: a \"b\"\\\u000a"}"#),
+        "{told}"
+    );
 }
 
 #[test]

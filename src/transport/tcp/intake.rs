@@ -99,7 +99,6 @@ impl Intake {
     fn make_room(&mut self, needs: usize) {
         let rest = self.start..self.end;
         if let Some(chunk) = Arc::get_mut(&mut self.chunk) {
-            let fits = self.start + needs <= chunk.len();
             if rest.is_empty() {
                 (self.start, self.end) = (0, 0);
                 // One that was made for a single large frame has served.
@@ -108,7 +107,8 @@ impl Intake {
                 }
                 return;
             }
-            if fits {
+            // Near the end there would be room for a short read only.
+            if self.start + needs <= chunk.len() && self.start <= chunk.len() / 2 {
                 return;
             }
             if needs <= chunk.len() {
@@ -234,9 +234,13 @@ mod tests {
             good[at] ^= damage.1;
             good.extend_from_slice(&stream);
             let mut intake = Intake::with_chunks(CHUNK, 1000);
-            for bytes in good.chunks(100) {
-                intake.space()[..bytes.len()].copy_from_slice(bytes);
-                if intake.frames(bytes.len(), |_| Ok(())).is_err() {
+            let mut rest = &good[..];
+            while !rest.is_empty() {
+                let space = intake.space();
+                let read = rest.len().min(space.len()).min(100);
+                space[..read].copy_from_slice(&rest[..read]);
+                rest = &rest[read..];
+                if intake.frames(read, |_| Ok(())).is_err() {
                     intake.clear();
                     prop_assert!(intake.space().len() >= CHUNK);
                     break;
@@ -291,5 +295,27 @@ mod tests {
             }
         }
         assert!(places.len() <= KEPT_CHUNKS + 1, "{} chunks", places.len());
+    }
+
+    #[test]
+    fn a_node_that_holds_on_to_records_holds_on_to_few_chunks() {
+        let mut intake = Intake::with_chunks(CHUNK, 1000);
+        let mut stream = Vec::new();
+        frame(1, 100, &mut stream);
+        let mut held = Vec::new();
+        for round in 0..20 {
+            let chunk = intake.space().as_ptr_range();
+            intake.space()[..stream.len()].copy_from_slice(&stream);
+            intake
+                .frames(stream.len(), |incoming| {
+                    if let Incoming::Message(_, records) = incoming {
+                        held.push(records);
+                    }
+                    Ok(())
+                })
+                .expect("good");
+            let last = held.last().expect("one each").parts()[0].as_bytes().as_ptr();
+            assert_eq!(chunk.contains(&last), round < KEPT_CHUNKS, "record {round}");
+        }
     }
 }

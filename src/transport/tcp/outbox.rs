@@ -61,7 +61,7 @@ impl Outbox {
             lanes.large_bytes += bytes;
             lanes.large.push_back(envelope);
         }
-        let was_waiting = self.waiting.swap(true, Ordering::AcqRel);
+        let was_waiting = self.waiting.swap(true, Ordering::SeqCst);
         drop(lanes);
         // Who has something waiting does not sleep, or waits for the socket: then it need not be told again.
         if !was_waiting {
@@ -73,7 +73,7 @@ impl Outbox {
     /// Moves what is next into `batch`: all small messages, then others with up to `bytes` of records in
     /// all, or one that has more.
     pub(super) fn take(&self, batch: &mut Vec<Envelope>, bytes: usize) {
-        if !self.waiting.load(Ordering::Acquire) {
+        if self.is_empty() {
             return;
         }
         let mut lanes = self.lanes.lock();
@@ -86,12 +86,14 @@ impl Outbox {
             batch.extend(lanes.large.pop_front());
         }
         lanes.large_bytes -= taken;
-        self.waiting.store(!lanes.large.is_empty(), Ordering::Release);
+        self.waiting.store(!lanes.large.is_empty(), Ordering::SeqCst);
     }
 
     /// Whether nothing waits.
     pub(super) fn is_empty(&self) -> bool {
-        !self.waiting.load(Ordering::Acquire)
+        // In one order with the bell: who goes to sleep arms it and then looks here, who puts something
+        // here then looks whether it is armed.
+        !self.waiting.load(Ordering::SeqCst)
     }
 
     /// Begins to take messages.
@@ -102,7 +104,7 @@ impl Outbox {
     /// Takes none any more, and drops those that wait; returns how many they were.
     pub(super) fn close(&self) -> usize {
         let lanes = std::mem::take(&mut *self.lanes.lock());
-        self.waiting.store(false, Ordering::Release);
+        self.waiting.store(false, Ordering::SeqCst);
         // What they hold of the log is let go of here, not under the lock.
         lanes.small.len() + lanes.large.len()
     }

@@ -592,6 +592,7 @@ fn the_last_flush_of_a_segment_can_be_covered_however_full_that_is() {
         }
         while rig.log_ref().room() >= record_bytes(last, false) {
             rig.append(1, &vec![1; last]);
+            rig.commit();
         }
         rig.commit();
         assert!(rig.cover(), "entries of {last} bytes at the end");

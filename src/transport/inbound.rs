@@ -13,6 +13,12 @@ use crate::wake::Waker;
 /// Messages that may wait, whatever their size.
 const MAX_QUEUED_MESSAGES: usize = 8192;
 
+/// How many messages may wait where messages with entries may take `max_bytes`. The lane takes 200 bytes for
+/// each from the start, so that a node with small limits is small.
+fn max_messages(max_bytes: usize) -> usize {
+    (max_bytes / 32).clamp(64, MAX_QUEUED_MESSAGES)
+}
+
 /// What a transport says to its node.
 #[derive(Debug)]
 pub(crate) enum PeerEvent {
@@ -90,7 +96,7 @@ pub(crate) struct PeerLane {
 impl PeerLane {
     /// Both ends of a lane into `node`.
     pub(crate) fn new(node: NodeId, max_bytes: usize, core: Waker) -> (Inbound, Self) {
-        let (sender, events) = bounded(MAX_QUEUED_MESSAGES);
+        let (sender, events) = bounded(max_messages(max_bytes));
         let counters = Arc::<Counters>::default();
         let lane = Self { events, counters: Arc::clone(&counters) };
         (Inbound { node, events: sender, counters, max_bytes, core }, lane)

@@ -39,6 +39,8 @@ use crate::types::{EntryId, HardState, NodeId, Role};
 /// How long a majority without faults may take to get a write through, and a cluster in peace to settle:
 /// hundreds of election timeouts.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// How often a majority without faults has to, with the others about their business in between.
+const MAJORITY_ROUNDS: u32 = 3;
 /// Events in which that much time must pass; more is a loop that never rests.
 const MAX_SETTLING: u64 = 2_000_000;
 
@@ -188,10 +190,14 @@ impl<W: Workload> World<W> {
             self.step()?;
         }
         self.heal_majority();
-        let written = self.witness.writes();
-        self.run_until("a majority without faults gets no write through", |world| {
-            world.witness.last_applied_write().is_some_and(|write| write >= written)
-        })?;
+        for _ in 0..MAJORITY_ROUNDS {
+            let written = self.witness.writes();
+            self.run_until("a majority without faults gets no write through", |world| {
+                world.witness.last_applied_write().is_some_and(|write| write >= written)
+            })?;
+            let until = self.report.events + self.options.steps / 50;
+            self.run_until("events", |world| world.report.events >= until)?;
+        }
         self.heal_all();
         self.run_until("no rest in peace", Self::is_settled)?;
         self.check_end()

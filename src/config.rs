@@ -78,6 +78,14 @@ pub struct Config {
     /// of wait to be used again. Memory for the log's mappings lies between `segment_bytes` ×
     /// (`ready_segments` + 1) and `segment_bytes` × (3 × `ready_segments` + 1).
     pub ready_segments: usize,
+    /// How large the log may be before entries are let go of that nobody needs: those that the machine has
+    /// made durable by itself ([`StateMachine::last_applied`](crate::StateMachine::last_applied)) and that
+    /// every member's disk holds. They go oldest first, by whole segments, until the rest has no more than
+    /// this, or is needed; 0, the default, keeps none of them. What is needed is always kept, so this is no
+    /// bound for a log whose machine keeps nothing itself, or with a member that is away. Segments beyond
+    /// `segment_bytes` × `ready_segments` lose their mappings before they are used again, which costs
+    /// throughput.
+    pub max_kept_log_bytes: u64,
 }
 
 impl Default for Config {
@@ -103,6 +111,7 @@ impl Default for Config {
             stuck_after: Duration::from_secs(2),
             segment_bytes: 8 << 20,
             ready_segments: 3,
+            max_kept_log_bytes: 0,
         }
     }
 }

@@ -106,6 +106,23 @@ pub enum StorageErrorKind {
     Poisoned,
 }
 
+impl StorageErrorKind {
+    /// The variant's name, for scripts: `Damaged`, `InUse`, ...
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Io { .. } => "Io",
+            Self::Damaged { .. } => "Damaged",
+            Self::AnotherNode { .. } => "AnotherNode",
+            Self::AnotherCluster { .. } => "AnotherCluster",
+            Self::OtherMembers { .. } => "OtherMembers",
+            Self::UnknownVersion { .. } => "UnknownVersion",
+            Self::InUse => "InUse",
+            Self::Released => "Released",
+            Self::Poisoned => "Poisoned",
+        }
+    }
+}
+
 /// A failure of the log or the files beside it: where, and what.
 #[derive(Clone, Debug)]
 pub struct StorageError {

@@ -130,6 +130,29 @@ fn a_lost_forward_is_superseded_by_what_the_next_leader_begins_with() {
 }
 
 #[test]
+fn what_cannot_be_sent_waits_and_goes_when_it_can() {
+    let network = Network::new();
+    let nodes: Vec<_> = (1..=3)
+        .map(|id| member(&network, id, 3, Journal::default()).in_memory().start().expect("starts"))
+        .collect();
+    let leader = leader_of(&nodes, 3);
+    let node = nodes.iter().find(|node| node.id() != leader.id()).expect("three nodes");
+    until(|| node.status().leader == Some(leader.id()));
+    node.propose(1).expect("applied");
+    // The others are a quorum, so the leader goes on, and this node hears it.
+    network.cut(node.id(), leader.id());
+    let withdrawn = node.submit(2).expect("taken");
+    let waits = node.submit(3).expect("taken");
+    match withdrawn.wait_timeout(Duration::from_millis(50)) {
+        Err(ProposeError::Busy(2)) => {}
+        other => panic!("{other:?}"),
+    }
+    network.heal();
+    assert_eq!(waits.wait().expect("applied"), 2);
+    assert_eq!(node.read(|journal| journal.values.clone()).expect("read"), [1, 3]);
+}
+
+#[test]
 fn without_a_leader_calls_are_refused_and_nothing_is_lost() {
     let network = Network::new();
     let alone = member(&network, 1, 3, Journal::default()).in_memory().start().expect("starts");

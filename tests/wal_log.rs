@@ -69,7 +69,7 @@ fn one_flush_takes_all_batches_that_wait() {
     }
     let before = rig.disk.operations();
     assert_eq!(rig.flush(target), Some((0, LogIndex(100))));
-    assert_eq!(rig.disk.operations() - before, 2, "one write, one flush");
+    assert_eq!(rig.disk.operations() - before, 3, "one write, its echo, one flush");
 }
 
 #[test]

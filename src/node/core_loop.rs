@@ -337,7 +337,11 @@ impl<S: StateMachine> CoreLoop<S> {
         self.feed(Input::Tick);
         self.outgoing.forget_settled(self.now);
         // What the machine has made durable by itself, and every member has, nobody will ask for.
-        self.log.release(self.shared.apply.kept().min(self.core.replicated()));
+        let up_to = self.shared.apply.kept().min(self.core.replicated());
+        if self.log.release_beyond(self.shared.config.max_kept_log_bytes, up_to) {
+            // Without new entries no mark would say so, and nothing would go.
+            self.shared.wal.want_cover();
+        }
         self.publish_status();
         // It also lets go of proposals that nobody waits for any more.
         if self.shared.inbox.pending() > 0 {
@@ -464,6 +468,8 @@ impl<S: StateMachine> CoreLoop<S> {
         status.boot = self.me.boot;
         status.first = self.log.first();
         status.last = self.core.last();
+        status.log_segments = self.log.segments();
+        status.log_bytes = self.log.bytes();
         status.persisted = self.core.persisted();
         status.dropped_messages = self.peers.dropped();
         status.refused_messages = self.refused_messages;

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use super::group::{Group, Unplaced};
 use super::stop::Stop;
@@ -23,6 +23,8 @@ use crate::wake::Waker;
 const WITHDRAWN: u32 = u32::MAX;
 /// Buffers that are kept for the next generation.
 const MAX_SPARE: usize = 4;
+/// How often a caller that withdraws looks whether a loan has ended.
+const MAX_LOAN_LOOKS: usize = 10_000;
 
 /// Proposals that enter the log together.
 #[derive(Debug)]
@@ -113,6 +115,8 @@ struct State<R> {
     next_waiter: u64,
     generations: VecDeque<Generation<R>>,
     next_generation: u64,
+    /// Taken, and perhaps to be put back: nobody can say yet whether it can be withdrawn.
+    on_loan: Option<u64>,
     spare: Vec<(Vec<u8>, Vec<u32>)>,
 }
 
@@ -141,6 +145,7 @@ impl<R> Inbox<R> {
             next_waiter: 0,
             generations: VecDeque::new(),
             next_generation: 0,
+            on_loan: None,
             spare: Vec::new(),
         };
         Self { state: Mutex::new(state), core, stop, limit, max_batch_bytes }
@@ -280,6 +285,14 @@ impl<R> Inbox<R> {
     /// Takes back a proposal that the core has not taken. True if it never will be.
     pub(crate) fn withdraw(&self, generation: u64, slot: usize) -> bool {
         let mut state = self.state.lock();
+        // A loan takes as long as it takes to copy the generation; a core that never comes back to it was
+        // stopped, or is not running.
+        for _ in 0..MAX_LOAN_LOOKS {
+            if state.on_loan != Some(generation) {
+                break;
+            }
+            MutexGuard::unlocked(&mut state, thread::yield_now);
+        }
         let Some(generation) = state.generations.iter_mut().find(|g| g.number == generation) else {
             return false;
         };
@@ -308,9 +321,19 @@ impl<R> Inbox<R> {
         self.state.lock().generations.pop_front()
     }
 
-    /// Puts back the generation that was taken last: it could not be sent.
+    /// Takes the generation that is next, to be put back or recycled at once.
+    pub(crate) fn borrow(&self) -> Option<Generation<R>> {
+        let mut state = self.state.lock();
+        let generation = state.generations.pop_front()?;
+        state.on_loan = Some(generation.number);
+        Some(generation)
+    }
+
+    /// Puts back the generation that was borrowed: it could not be sent.
     pub(crate) fn put_back(&self, generation: Generation<R>) {
-        self.state.lock().generations.push_front(generation);
+        let mut state = self.state.lock();
+        state.on_loan = None;
+        state.generations.push_front(generation);
     }
 
     /// Gives a generation's buffers back and yields its group.
@@ -318,11 +341,10 @@ impl<R> Inbox<R> {
         let Generation { group, mut bytes, mut lengths, .. } = generation;
         bytes.clear();
         lengths.clear();
-        if bytes.capacity() <= 2 * self.max_batch_bytes {
-            let mut state = self.state.lock();
-            if state.spare.len() < MAX_SPARE {
-                state.spare.push((bytes, lengths));
-            }
+        let mut state = self.state.lock();
+        state.on_loan = None;
+        if bytes.capacity() <= 2 * self.max_batch_bytes && state.spare.len() < MAX_SPARE {
+            state.spare.push((bytes, lengths));
         }
         group
     }
@@ -356,7 +378,11 @@ impl<R> Inbox<R> {
 
     /// Answers what is queued: the node stopped before it entered the log.
     pub(crate) fn clear(&self) {
-        let queued = mem::take(&mut self.state.lock().generations);
+        let queued = {
+            let mut state = self.state.lock();
+            state.on_loan = None;
+            mem::take(&mut state.generations)
+        };
         for generation in &queued {
             self.give_back(generation.count(), generation.bytes());
         }
@@ -437,12 +463,19 @@ mod tests {
         let first = put(&inbox, b"a").expect("room");
         let second = put(&inbox, b"b").expect("room");
         assert!(!Arc::ptr_eq(&first.group, &second.group));
-        let generation = inbox.take().expect("two");
-        assert!(!inbox.withdraw(first.generation, first.slot), "it is out");
+        let generation = inbox.borrow().expect("two");
+        let withdrawing = {
+            let inbox = Arc::clone(&inbox);
+            thread::spawn(move || inbox.withdraw(first.generation, first.slot))
+        };
+        thread::yield_now();
         inbox.put_back(generation);
-        assert!(inbox.withdraw(first.generation, first.slot));
+        assert!(withdrawing.join().expect("no panic"), "it was never sent");
         assert_eq!(inbox.take().expect("the first").count(), 0);
-        assert_eq!(slots(&inbox.take().expect("the second")), [(0, b"b".to_vec())]);
+        let sent = inbox.borrow().expect("the second");
+        assert_eq!(slots(&sent), [(0, b"b".to_vec())]);
+        drop(inbox.recycle(sent));
+        assert!(!inbox.withdraw(second.generation, second.slot), "it is on its way");
     }
 
     #[test]

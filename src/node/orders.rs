@@ -172,7 +172,7 @@ impl<S: StateMachine> CoreLoop<S> {
         if !self.outgoing.has_room(bytes, share) {
             return false;
         }
-        let Some(generation) = self.shared.inbox.take() else { return false };
+        let Some(generation) = self.shared.inbox.borrow() else { return false };
         let (term, sequence) = (self.core.term(), self.outgoing.next_sequence());
         let runs = runs(&generation);
         if runs.is_empty() {

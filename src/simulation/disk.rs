@@ -60,6 +60,12 @@ pub enum FaultError {
     Io,
     /// `ENOSPC`: the disk is full.
     NoSpace,
+    /// `EROFS`: the file system has become read-only.
+    ReadOnly,
+    /// `EMFILE`: the process has too many files open.
+    TooManyFiles,
+    /// `ENOMEM`: the machine has no memory left for it.
+    NoMemory,
 }
 
 /// A failure to come.
@@ -369,6 +375,9 @@ impl State {
             None => Ok(()),
             Some(FaultError::Io) => Err(Errno::IO.into()),
             Some(FaultError::NoSpace) => Err(Errno::NOSPC.into()),
+            Some(FaultError::ReadOnly) => Err(Errno::ROFS.into()),
+            Some(FaultError::TooManyFiles) => Err(Errno::MFILE.into()),
+            Some(FaultError::NoMemory) => Err(Errno::NOMEM.into()),
         }
     }
 

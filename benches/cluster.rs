@@ -195,6 +195,36 @@ fn reads(c: &mut Criterion) {
     group.finish();
 }
 
+/// The same calls on the leader and on a follower, which sends them on.
+fn followers(c: &mut Criterion) {
+    for place in Place::ALL {
+        let (cluster, leader) = place.cluster(Fold::<false>::default);
+        let nodes = cluster.nodes();
+        let follower = nodes.iter().find(|node| node.id() != leader.id()).expect("three nodes");
+        while follower.status().leader.is_none() {
+            thread::sleep(Duration::from_millis(1));
+        }
+        let command: Arc<[u8]> = vec![1; 256].into();
+        for (name, node) in [("leader", &leader), ("follower", follower)] {
+            let mut group = c.benchmark_group(format!("{}/{name}", place.name()));
+            group.throughput(Throughput::Elements(1));
+            for in_flight in [1, 256] {
+                group.bench_function(BenchmarkId::new("window", in_flight), |b| {
+                    b.iter_custom(|count| window(node, || Arc::clone(&command), in_flight, count));
+                });
+            }
+            group.bench_function(BenchmarkId::new("read", 1), |b| {
+                b.iter_custom(|count| {
+                    blocking(1, count, || {
+                        black_box(node.read(|fold| fold.sum).expect("read"));
+                    })
+                });
+            });
+            group.finish();
+        }
+    }
+}
+
 /// Bytes against bincode. The typed machine has the whole log kept, so the runs are short and alike.
 fn typed(c: &mut Criterion) {
     let mut group = c.benchmark_group("memory/machine/256B/256");
@@ -218,6 +248,6 @@ criterion_group! {
         .sample_size(10)
         .warm_up_time(Duration::from_millis(500))
         .measurement_time(Duration::from_millis(1500));
-    targets = proposals, reads, typed
+    targets = proposals, reads, followers, typed
 }
 criterion_main!(benches);

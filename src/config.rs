@@ -43,13 +43,17 @@ pub struct Config {
     pub propose_timeout: Duration,
     /// How long [`Node::read`](crate::Node::read) waits.
     pub read_timeout: Duration,
+    /// Whether proposals and linearizable reads that are made on a follower go to the leader. Without this
+    /// they are refused, and the error names the leader.
+    pub forward: bool,
     /// The largest encoded command, in bytes.
     pub max_entry_bytes: usize,
     /// The most proposals that may be unanswered at once; further ones wait at the door.
     pub max_pending_proposals: usize,
     /// The most bytes of commands that may be unanswered at once; further ones wait at the door.
     pub max_pending_bytes: usize,
-    /// The most bytes of records that enter the log in one step: commands, and 40 to 48 bytes for each.
+    /// The most bytes of records that enter the log in one step: commands, and up to 80 bytes for
+    /// each.
     pub max_batch_bytes: usize,
     /// The most bytes in one message to a follower.
     pub max_append_bytes: usize,
@@ -74,6 +78,14 @@ pub struct Config {
     /// of wait to be used again. Memory for the log's mappings lies between `segment_bytes` ×
     /// (`ready_segments` + 1) and `segment_bytes` × (3 × `ready_segments` + 1).
     pub ready_segments: usize,
+    /// How large the log may be before entries are let go of that nobody needs: those that the machine has
+    /// made durable by itself ([`StateMachine::last_applied`](crate::StateMachine::last_applied)) and that
+    /// every member's disk holds. They go oldest first, by whole segments, until the rest has no more than
+    /// this, or is needed; 0, the default, keeps none of them. What is needed is always kept, so this is no
+    /// bound for a log whose machine keeps nothing itself, or with a member that is away. Segments beyond
+    /// `segment_bytes` × `ready_segments` lose their mappings before they are used again, which costs
+    /// throughput.
+    pub max_kept_log_bytes: u64,
 }
 
 impl Default for Config {
@@ -85,6 +97,7 @@ impl Default for Config {
             election_priority: ElectionPriority::Normal,
             propose_timeout: Duration::from_secs(5),
             read_timeout: Duration::from_secs(5),
+            forward: true,
             max_entry_bytes: 1 << 20,
             max_pending_proposals: 1 << 16,
             max_pending_bytes: 32 << 20,
@@ -98,6 +111,7 @@ impl Default for Config {
             stuck_after: Duration::from_secs(2),
             segment_bytes: 8 << 20,
             ready_segments: 3,
+            max_kept_log_bytes: 0,
         }
     }
 }
@@ -155,7 +169,7 @@ impl Config {
             (
                 self.max_append_bytes >= record,
                 "max_append_bytes",
-                "must be at least max_entry_bytes and 64 bytes more",
+                "must be at least max_entry_bytes and 80 bytes more",
             ),
             (self.max_inflight_appends > 0, "max_inflight_appends", "must not be zero"),
             (

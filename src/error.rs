@@ -106,6 +106,23 @@ pub enum StorageErrorKind {
     Poisoned,
 }
 
+impl StorageErrorKind {
+    /// The variant's name, for scripts: `Damaged`, `InUse`, ...
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Io { .. } => "Io",
+            Self::Damaged { .. } => "Damaged",
+            Self::AnotherNode { .. } => "AnotherNode",
+            Self::AnotherCluster { .. } => "AnotherCluster",
+            Self::OtherMembers { .. } => "OtherMembers",
+            Self::UnknownVersion { .. } => "UnknownVersion",
+            Self::InUse => "InUse",
+            Self::Released => "Released",
+            Self::Poisoned => "Poisoned",
+        }
+    }
+}
+
 /// A failure of the log or the files beside it: where, and what.
 #[derive(Clone, Debug)]
 pub struct StorageError {
@@ -273,14 +290,16 @@ impl fmt::Display for UnknownCause {
 #[derive(Clone)]
 #[non_exhaustive]
 pub enum ProposeError<C> {
-    /// Another node leads, or none does. Propose there, or wait for a leader.
+    /// No leader is known here; or another node leads, and this one does not forward
+    /// ([`Config::forward`](crate::Config::forward)). Wait for a leader, or propose there.
     NotLeader {
         /// Who leads, as far as this node knows.
         leader: Option<NodeId>,
         /// The command.
         command: C,
     },
-    /// The node had no room for the command before the deadline. Try again later.
+    /// The node had no room for the command before the deadline, or could not send it to its leader. Try
+    /// again later.
     Busy(C),
     /// The command's bytes exceed [`Config::max_entry_bytes`](crate::Config::max_entry_bytes).
     TooLarge {
@@ -296,7 +315,8 @@ pub enum ProposeError<C> {
         /// The command.
         command: C,
     },
-    /// Leadership changed, and another entry took the command's place in the log. Propose it again.
+    /// The log has gone on without the command, and it can never get there: leadership changed, or what was
+    /// sent to the leader was lost. Propose it again.
     Superseded(C),
     /// The node has stopped.
     Stopped {
@@ -410,7 +430,8 @@ fn not_leader(f: &mut fmt::Formatter<'_>, leader: Option<NodeId>) -> fmt::Result
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum ReadError {
-    /// Another node leads, or none does. Read there, or wait for a leader.
+    /// No leader is known here, or it does not answer; or another node leads, and this one does not forward
+    /// ([`Config::forward`](crate::Config::forward)). Try again, or read there.
     NotLeader {
         /// Who leads, as far as this node knows.
         leader: Option<NodeId>,

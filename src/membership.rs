@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::codec;
+use crate::error::DecodeError;
 use crate::types::{Incarnation, NodeId};
 
 /// What a membership says of one node.
@@ -42,6 +44,15 @@ impl Membership {
     /// A simple configuration in which all of `voters` vote.
     pub fn of_voters(voters: impl IntoIterator<Item = (NodeId, Member)>) -> Self {
         Self { voters: voters.into_iter().collect(), ..Self::default() }
+    }
+
+    /// The membership that an entry of kind [`Membership`](crate::record::EntryKind::Membership) sets, out
+    /// of its payload.
+    ///
+    /// # Errors
+    /// If the bytes are none.
+    pub fn from_payload(bytes: &[u8]) -> Result<Self, DecodeError> {
+        codec::decode_message(bytes)
     }
 
     /// Whether two majorities are needed.

@@ -155,6 +155,57 @@ pub struct VoteReply {
     pub pre: bool,
 }
 
+/// A follower's proposals for its leader. Their commands travel as records beside it, each with the tag
+/// ([`Origin`](crate::record::Origin)) by which the follower will know it again; index and term are still
+/// to be given.
+///
+/// Sent once and never again: silence leaves the outcome open until the log decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Forward {
+    /// The term whose leader may take them; nobody else may.
+    pub term: Term,
+    /// The sequence of the first; the others follow without a gap.
+    pub sequence: u64,
+    /// How many.
+    pub count: u64,
+}
+
+/// The answer to a [`Forward`] that was taken: where in the leader's log its entries are. It promises
+/// nothing about them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ForwardReply {
+    /// The leader's term, and that of the entries.
+    pub term: Term,
+    /// Who sent the proposals: an answer to another boot of that node means other proposals.
+    pub asker: Sender,
+    /// The sequence of the first.
+    pub sequence: u64,
+    /// The index of the first.
+    pub first: LogIndex,
+}
+
+/// A follower's question how far its state must be for reads that wait there (`ReadIndex`, thesis §6.4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ReadIndex {
+    /// The term of the leader that is asked.
+    pub term: Term,
+    /// Numbers the questions of the follower's boot, ascending.
+    pub round: ReadRound,
+}
+
+/// The answer to a [`ReadIndex`], after a quorum has confirmed the leader.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ReadIndexReply {
+    /// The leader's term.
+    pub term: Term,
+    /// Who asked: an answer to another boot of that node must confirm no read of this one.
+    pub asker: Sender,
+    /// The question; the answer serves all before it as well.
+    pub round: ReadRound,
+    /// The leader's commit index when it began to confirm.
+    pub index: LogIndex,
+}
+
 /// Everything the consensus core sends and receives. Variants are only ever appended.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Message {
@@ -170,9 +221,35 @@ pub enum Message {
     Heartbeat(Heartbeat),
     /// Answers it.
     HeartbeatReply(HeartbeatReply),
+    /// Hands proposals to the leader.
+    Forward(Forward),
+    /// Answers it.
+    ForwardReply(ForwardReply),
+    /// Asks the leader for a read index.
+    ReadIndex(ReadIndex),
+    /// Answers it.
+    ReadIndexReply(ReadIndexReply),
 }
 
 impl Message {
+    /// What kind of message it is, in a word.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Vote(m) if m.pre => "pre-vote",
+            Self::Vote(_) => "vote",
+            Self::VoteReply(m) if m.pre => "pre-vote-reply",
+            Self::VoteReply(_) => "vote-reply",
+            Self::Append(_) => "append",
+            Self::AppendReply(_) => "append-reply",
+            Self::Heartbeat(_) => "heartbeat",
+            Self::HeartbeatReply(_) => "heartbeat-reply",
+            Self::Forward(_) => "forward",
+            Self::ForwardReply(_) => "forward-reply",
+            Self::ReadIndex(_) => "read-index",
+            Self::ReadIndexReply(_) => "read-index-reply",
+        }
+    }
+
     /// The term the message speaks of.
     pub fn term(&self) -> Term {
         match self {
@@ -182,6 +259,10 @@ impl Message {
             Self::AppendReply(m) => m.term,
             Self::Heartbeat(m) => m.term,
             Self::HeartbeatReply(m) => m.term,
+            Self::Forward(m) => m.term,
+            Self::ForwardReply(m) => m.term,
+            Self::ReadIndex(m) => m.term,
+            Self::ReadIndexReply(m) => m.term,
         }
     }
 }
@@ -195,6 +276,6 @@ pub struct Envelope {
     pub to: NodeId,
     /// What is said.
     pub message: Message,
-    /// The entries of an [`Append`], as records (see [`crate::record`]); empty otherwise.
+    /// The entries of an [`Append`] or a [`Forward`], as records (see [`crate::record`]); empty otherwise.
     pub records: Slices,
 }

@@ -10,7 +10,7 @@
 //!      32      1  kind     1 no-op, 2 command, 3 membership
 //!      33      1  flags    bit 0: an origin follows the header
 //!      34      6  zero
-//!      40     24  origin   node, boot, sequence (8 bytes each), only with flag bit 0
+//!      40     32  origin   incarnation (16 bytes), boot, sequence (8 bytes each), only with flag bit 0
 //!       …      …  payload
 //!       …    0-7  zero, up to a multiple of 8
 //! ```
@@ -22,12 +22,12 @@
 use std::fmt;
 
 use crate::slices::Slices;
-use crate::types::{BootCount, EntryId, LogIndex, NodeId, Term};
+use crate::types::{BootCount, EntryId, Incarnation, LogIndex, Sender, Term};
 
 /// Bytes of a record before its origin or payload.
 pub const RECORD_HEADER_BYTES: usize = 40;
 /// Bytes of an origin.
-pub const ORIGIN_BYTES: usize = 24;
+pub const ORIGIN_BYTES: usize = 32;
 /// Records begin at multiples of this.
 pub const RECORD_ALIGN: usize = 8;
 /// Set in a length: these bytes are no record, but the log's own.
@@ -61,14 +61,24 @@ impl TryFrom<u8> for EntryKind {
 }
 
 /// Which proposal a record answers to, for the node that made it.
+///
+/// Names the directory rather than the node: a node whose directory was wiped counts its boots from one
+/// again, and finds the entries of its former life in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Origin {
-    /// The node that made the proposal.
-    pub node: NodeId,
-    /// That node's boot count at the time.
+    /// The directory of the node that made the proposal.
+    pub incarnation: Incarnation,
+    /// How often that had been opened.
     pub boot: BootCount,
     /// Numbers the proposals of that boot.
     pub sequence: u64,
+}
+
+impl Origin {
+    /// Whether `sender`, as it runs, made the proposal.
+    pub fn is_of(&self, sender: &Sender) -> bool {
+        self.incarnation == sender.incarnation && self.boot == sender.boot
+    }
 }
 
 /// Everything in a record but its payload.
@@ -140,9 +150,9 @@ impl RecordHeader {
         head[32] = self.kind as u8;
         if let Some(origin) = self.origin {
             head[33] = FLAG_ORIGIN;
-            head[40..48].copy_from_slice(&origin.node.0.to_le_bytes());
-            head[48..56].copy_from_slice(&origin.boot.0.to_le_bytes());
-            head[56..64].copy_from_slice(&origin.sequence.to_le_bytes());
+            head[40..56].copy_from_slice(&origin.incarnation.0.to_le_bytes());
+            head[56..64].copy_from_slice(&origin.boot.0.to_le_bytes());
+            head[64..72].copy_from_slice(&origin.sequence.to_le_bytes());
         }
         (head, head_len)
     }
@@ -217,10 +227,11 @@ impl<'a> Record<'a> {
         let (origin, head_len) = if flags & FLAG_ORIGIN == 0 {
             (None, RECORD_HEADER_BYTES)
         } else if length >= RECORD_HEADER_BYTES + ORIGIN_BYTES {
+            let incarnation = u128::from(u64_at(bytes, 40)) | u128::from(u64_at(bytes, 48)) << 64;
             let origin = Origin {
-                node: NodeId(u64_at(bytes, 40)),
-                boot: BootCount(u64_at(bytes, 48)),
-                sequence: u64_at(bytes, 56),
+                incarnation: Incarnation(incarnation),
+                boot: BootCount(u64_at(bytes, 56)),
+                sequence: u64_at(bytes, 64),
             };
             (Some(origin), RECORD_HEADER_BYTES + ORIGIN_BYTES)
         } else {
@@ -321,7 +332,13 @@ mod tests {
 
     #[test]
     fn what_was_written_is_read_back() {
-        let origin = Origin { node: NodeId(1), boot: BootCount(2), sequence: 3 };
+        let incarnation = Incarnation(1 | 2 << 64);
+        let origin = Origin { incarnation, boot: BootCount(3), sequence: 4 };
+        let mut out = Vec::new();
+        header(Some(origin)).write(b"", &mut out);
+        let tag: Vec<u8> = [1_u64, 2, 3, 4].iter().flat_map(|part| part.to_le_bytes()).collect();
+        assert_eq!(out[32..40], [2, 1, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(out[40..], tag);
         for origin in [None, Some(origin)] {
             for payload in [&b""[..], b"x", b"12345678", b"123456789"] {
                 let mut out = Vec::new();

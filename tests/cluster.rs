@@ -206,8 +206,9 @@ fn proposals_without_a_quorum_end_as_unknown_at_their_deadline() {
 }
 
 #[test]
-fn followers_name_the_leader() {
-    let cluster = Cluster::memory(3, Journal::default).expect("starts");
+fn followers_that_do_not_forward_name_the_leader() {
+    let config = Config { forward: false, ..Config::small() };
+    let cluster = Cluster::builder(3).config(config).memory(Journal::default).expect("starts");
     let leader = cluster.wait_leader(PATIENCE).expect("a leader");
     let follower = follower(&cluster, &leader);
     until(|| follower.status().leader == Some(leader.id()));

@@ -96,6 +96,12 @@ impl Run {
                 let count = 1 + self.dice.below(8) as u64;
                 self.send_to_leader(Input::Propose { count });
             }
+            42..=44 => {
+                let (node, count) = (self.any_node(), 1 + self.dice.below(3) as u64);
+                if self.network.is_up(node) {
+                    self.network.forward(node, count);
+                }
+            }
             37 if self.dice.one_in(self.unrest) => self.disturb(node),
             38..=41 => self.fetch(node),
             _ => self.deliver(),
@@ -253,16 +259,20 @@ fn rafts_properties_hold_whatever_network_disks_and_crashes_do() {
         return;
     }
     let (mut elections, mut commits, mut reads, mut truncations) = (0, 0, 0, 0);
+    let mut forwards = 0;
     for seed in 0..number("OARLOCK_SEEDS").unwrap_or(300) {
         let run = run(seed, false);
         elections += run.network.onlooker.elections;
         commits += run.network.onlooker.committed.len();
         reads += run.network.onlooker.confirmed_reads;
         truncations += run.network.onlooker.truncations;
+        forwards += run.network.onlooker.committed_forwards;
     }
     // A run in which nothing happens proves nothing.
-    println!("{elections} elections, {commits} commits, {reads} reads, {truncations} truncations");
+    println!("{elections} elections, {commits} commits, {forwards} of them forwarded");
+    println!("{reads} reads, {truncations} truncations");
     assert!(elections > 600 && commits > 5000 && reads > 1000 && truncations > 50);
+    assert!(forwards > 1000);
 }
 
 #[test]

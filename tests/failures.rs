@@ -10,6 +10,8 @@ mod apply;
 mod deadlines;
 #[path = "failures/disk.rs"]
 mod disk;
+#[path = "failures/flood.rs"]
+mod flood;
 #[path = "failures/fragile.rs"]
 mod fragile;
 #[path = "failures/gates.rs"]

@@ -9,9 +9,11 @@
 //! nodes 1 2 3 [outgoing=1,4] [learners=5] [pre-vote=no] [check-quorum=no]
 //! disk N [term=T] [vote=V] [log=T,T,..]   what node N finds when it starts; it is started anew
 //! tick N [COUNT]   campaign N   propose N COUNT   read N   fit N yes|no
+//! forward N COUNT  N sends proposals to the leader it knows
 //! flush N          the log, and then term and vote, are on N's disk
 //! flush-log N [COUNT]   flush-vote N
 //! deliver [A B]    everything that is on its way now (from A to B)
+//! later [A B]      the first of them after everything else
 //! double [A B]     the same, twice       drop [A B]   not at all      dropped A B   and A knows it
 //! isolate N   heal   crash N   restart N
 //! settle           flush and deliver until nothing is left
@@ -129,6 +131,12 @@ fn run(network: &mut Network, words: &Words<'_>) -> Vec<String> {
         "propose" => {
             let count = words.number(2).expect("how many");
             network.step(node(), Input::Propose { count });
+        }
+        "forward" => network.forward(node(), words.number(2).expect("how many")),
+        "later" => {
+            let first = packets(network, words).pop().expect("a packet to delay");
+            let packet = network.packets.remove(first).expect("listed");
+            network.packets.push_back(packet);
         }
         "read" => drop(network.step(node(), Input::Read)),
         "fit" => drop(network.step(node(), Input::Fit(words.0[2] == "yes"))),

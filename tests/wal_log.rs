@@ -12,7 +12,7 @@ use oarlock::simulation::{Fault, FaultError, Operation, SimDisk};
 use oarlock::slices::Slices;
 use oarlock::storage::Storage;
 use oarlock::wal::{self, Disk, Fetch, Memory, Position};
-use oarlock::{BootCount, EntryId, HardState, LogIndex, NodeId, Term};
+use oarlock::{BootCount, EntryId, HardState, Incarnation, LogIndex, NodeId, Term};
 use wal_rig::{Rig, decode, header, hot, members, options, read_all, segment, try_open};
 
 fn ids(rig: &Rig) -> Vec<(u64, u64)> {
@@ -69,7 +69,7 @@ fn one_flush_takes_all_batches_that_wait() {
     }
     let before = rig.disk.operations();
     assert_eq!(rig.flush(target), Some((0, LogIndex(100))));
-    assert_eq!(rig.disk.operations() - before, 2, "one write, one flush");
+    assert_eq!(rig.disk.operations() - before, 3, "one write, its echo, one flush");
 }
 
 #[test]
@@ -175,7 +175,7 @@ fn of_slices_that_overlap_the_log_only_what_follows_is_taken() {
 #[test]
 fn a_record_keeps_its_origin_its_time_and_its_kind() {
     let mut rig = Rig::new();
-    let origin = Origin { node: NodeId(2), boot: BootCount(3), sequence: 4 };
+    let origin = Origin { incarnation: Incarnation(2), boot: BootCount(3), sequence: 4 };
     let wanted = RecordHeader {
         id: EntryId::new(Term(5), LogIndex(1)),
         time: 99,

@@ -257,7 +257,8 @@ fn a_misdirected_block_is_noticed() {
     assert_eq!(error.offset, Some(starts[3] as u64));
 }
 
-/// Gives the batch at `at` good checksums again.
+/// Gives the batch at `at` good checksums again. That of a mark begins with one over the incarnation, which
+/// the segment's header names.
 fn mend(bytes: &mut [u8], at: usize) {
     let u32_at = |bytes: &[u8], at: usize| {
         u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
@@ -273,7 +274,7 @@ fn mend(bytes: &mut [u8], at: usize) {
         offset += whole;
     }
     bytes[at + 52..at + 56].copy_from_slice(&digest.to_le_bytes());
-    let crc = crc32c::crc32c(&bytes[at + 4..at + MARK]);
+    let crc = crc32c::crc32c_append(crc32c::crc32c(&bytes[24..40]), &bytes[at + 4..at + MARK]);
     bytes[at..at + 4].copy_from_slice(&crc.to_le_bytes());
 }
 

@@ -29,6 +29,7 @@ impl Core {
         });
         if index > self.committed && self.log.term_at(index) == Some(self.term()) {
             self.commit(index);
+            self.tell_origins();
             self.confirm_reads();
         }
     }

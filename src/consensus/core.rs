@@ -9,12 +9,13 @@ use std::collections::BTreeMap;
 
 use super::durable::{DurableHardState, PersistedLog};
 use super::election::Votes;
+use super::forward::Taken;
 use super::invariants::Before;
 use super::io::{Generation, Input, Options, Output};
 use super::log_shape::LogShape;
 use super::plausible;
 use super::progress::Progress;
-use super::read::Reads;
+use super::read::{Asked, Reads};
 use super::senders::Senders;
 use super::timeouts::Timeouts;
 use crate::membership::Membership;
@@ -51,6 +52,7 @@ pub(super) struct Leader {
     /// Of every other member, learners included.
     pub(super) progress: BTreeMap<NodeId, Progress>,
     pub(super) reads: Reads,
+    pub(super) taken: Taken,
     /// Ticks since the last regular heartbeat.
     pub(super) heartbeat_elapsed: u32,
 }
@@ -83,8 +85,10 @@ pub struct Core {
     pub(super) election_elapsed: u32,
     /// Ticks since the leader was heard.
     pub(super) leader_elapsed: u32,
-    /// The last read round that was begun, in whatever term.
+    /// The last read round that was begun, or asked for, in whatever term.
     pub(super) round: ReadRound,
+    /// What a follower has asked its leader.
+    pub(super) asked: Option<Asked>,
     pub(super) fit: bool,
     /// The orders of the step that is being made; empty between steps.
     pub(super) out: Vec<Output>,
@@ -132,6 +136,7 @@ impl Core {
             election_elapsed: 0,
             leader_elapsed: 0,
             round: ReadRound::default(),
+            asked: None,
             fit: true,
             out: Vec::new(),
             options,
@@ -226,6 +231,26 @@ impl Core {
                 Role::Follower | Role::PreCandidate | Role::Candidate,
                 Message::AppendReply(_) | Message::HeartbeatReply(_),
             ) => {}
+
+            (Role::Leader, Message::Forward(forward)) => self.on_forward(&from, forward),
+            (Role::Leader, Message::ReadIndex(asked)) => self.on_read_index(&from, asked),
+            // Only the leader of the term could have taken or answered it.
+            (
+                Role::Follower | Role::PreCandidate | Role::Candidate,
+                Message::Forward(_) | Message::ReadIndex(_),
+            ) => {}
+
+            (Role::Follower, Message::ForwardReply(reply)) => {
+                self.on_forward_reply(from.node, reply);
+            }
+            (Role::Follower, Message::ReadIndexReply(reply)) => {
+                self.on_read_index_reply(from.node, reply);
+            }
+            // The leader that was asked is not followed any more.
+            (
+                Role::PreCandidate | Role::Candidate | Role::Leader,
+                Message::ForwardReply(_) | Message::ReadIndexReply(_),
+            ) => {}
         }
     }
 
@@ -263,6 +288,11 @@ impl Core {
                 self.enter_term_if_later(theirs);
                 true
             }
+            // Between a leader and its follower, in one term, or not at all.
+            Message::Forward(_)
+            | Message::ForwardReply(_)
+            | Message::ReadIndex(_)
+            | Message::ReadIndexReply(_) => is_from_member && theirs == ours,
         }
     }
 
@@ -319,13 +349,19 @@ impl Core {
         self.timeout = self.timeouts.draw();
     }
 
-    /// All changes of role pass here, so that no reader is forgotten when leadership ends.
+    /// All changes of role pass here, so that no reader is forgotten when leadership ends, or a leader
+    /// is not followed any more.
     pub(super) fn set_role(&mut self, role: RoleState) {
-        if let RoleState::Leader(leader) = &self.role
-            && leader.reads.are_waiting()
-        {
+        let readers_wait = match &self.role {
+            RoleState::Leader(leader) => leader.reads.are_waiting(),
+            RoleState::Follower | RoleState::PreCandidate(_) | RoleState::Candidate(_) => {
+                self.asked.is_some()
+            }
+        };
+        if readers_wait {
             self.out.push(Output::ReadsLost);
         }
+        self.asked = None;
         self.role = role;
     }
 
@@ -335,7 +371,10 @@ impl Core {
             // Asking and answering about a term that nobody is in promises nothing.
             Message::Vote(vote) => !vote.pre,
             Message::VoteReply(reply) => !reply.pre,
-            Message::Append(_)
+            Message::Forward(_) | Message::ReadIndex(_) => false,
+            Message::ForwardReply(_)
+            | Message::ReadIndexReply(_)
+            | Message::Append(_)
             | Message::AppendReply(_)
             | Message::Heartbeat(_)
             | Message::HeartbeatReply(_) => true,

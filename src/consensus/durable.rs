@@ -125,7 +125,11 @@ impl DurableHardState {
                 Message::Append(_)
                 | Message::AppendReply(_)
                 | Message::Heartbeat(_)
-                | Message::HeartbeatReply(_) => true,
+                | Message::HeartbeatReply(_)
+                | Message::Forward(_)
+                | Message::ForwardReply(_)
+                | Message::ReadIndex(_)
+                | Message::ReadIndexReply(_) => true,
                 Message::Vote(_) | Message::VoteReply(_) => false,
             });
             self.held.remove(expendable.unwrap_or(0));

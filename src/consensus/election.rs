@@ -48,6 +48,7 @@ impl Core {
     pub(super) fn tick_without_leading(&mut self) {
         self.leader_elapsed = self.leader_elapsed.saturating_add(1);
         self.election_elapsed = self.election_elapsed.saturating_add(1);
+        self.tick_asking();
         let campaigns_by_itself =
             self.options.priority != ElectionPriority::Never && self.may_campaign();
         // A sole voter has nobody to wait for.

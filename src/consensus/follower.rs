@@ -123,7 +123,11 @@ impl Core {
             Message::Vote(_)
             | Message::VoteReply(_)
             | Message::AppendReply(_)
-            | Message::HeartbeatReply(_) => {}
+            | Message::HeartbeatReply(_)
+            | Message::Forward(_)
+            | Message::ForwardReply(_)
+            | Message::ReadIndex(_)
+            | Message::ReadIndexReply(_) => {}
         }
     }
 

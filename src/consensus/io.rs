@@ -20,7 +20,7 @@ pub enum Input {
     /// A tick of the clock passed.
     Tick,
     /// A message came. An append's shape must have been derived from records whose checksums and
-    /// sequence were checked.
+    /// sequence were checked; the records of a forward must be as many as it says, and its sender's.
     Message {
         /// Who sent it.
         from: Sender,
@@ -78,6 +78,8 @@ pub enum NewEntries {
     Commands,
     /// A membership.
     Membership(Membership),
+    /// The commands of the [`Message::Forward`] that is being handled, in order, with their tags.
+    Forwarded,
 }
 
 /// An order to the driver.
@@ -138,12 +140,20 @@ pub enum Output {
         /// Who leads in that term, as far as it knows.
         leader: Option<NodeId>,
     },
-    /// The commands of the [`Input::Propose`] were not taken: this node does not lead.
+    /// The commands of the [`Input::Propose`] were not taken: this node does not lead. It may send them to
+    /// its leader as a [`Message::Forward`].
     ProposeRefused,
+    /// The leader has taken the forward that begins with this sequence.
+    ForwardPlaced {
+        /// The sequence of its first command.
+        sequence: u64,
+        /// That command's entry; the others follow.
+        first: EntryId,
+    },
     /// The read waits for this round; a later [`Output::ReadConfirmed`] of this round or a higher one
     /// serves it.
     ReadQueued(ReadRound),
-    /// This node does not lead.
+    /// This node neither leads nor knows who does.
     ReadRefused,
     /// Reads of this round and of those before it may be answered from a state that has applied `index`.
     ReadConfirmed {
@@ -152,7 +162,7 @@ pub enum Output {
         /// The read index (thesis §6.4).
         index: LogIndex,
     },
-    /// Leadership is lost: reads that wait have no answer here.
+    /// This node's leadership is lost, or the leader it asked: reads that wait have no answer here.
     ReadsLost,
 }
 

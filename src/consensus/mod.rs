@@ -17,6 +17,7 @@
 //! | `replication` | the leader's appends, heartbeats, check-quorum | Raft §5.3, thesis §6.2, §10.2.1 |
 //! | `follower` | what a follower stores, refuses and acknowledges | Raft §5.3 |
 //! | `commit` | when an entry is committed | Raft §5.4.2 |
+//! | `forward` | proposals that come by way of a follower, taken once | |
 //! | `read` | linearizable reads without an entry | Raft §8, thesis §6.4 |
 //! | `progress` | what a leader knows of one member | Raft §5.3 |
 //! | [`quorum`] | what a majority, or two, have reached | Raft §6 |
@@ -44,7 +45,10 @@
 //!    order ends with the leadership that gave it.
 //! 5. [`Output::Committed`] entries may be applied. A read may be answered when its round is confirmed and
 //!    the entry named with it is applied.
-//! 6. Tell it of what is lost on the way to a node ([`Input::Dropped`]), if you know; it finds out in any
+//! 6. What a follower is asked to propose ([`Output::ProposeRefused`]) may be sent to its leader as a
+//!    [`Message::Forward`](crate::message::Forward), numbered, once; the entries' tags say what became of
+//!    it. Reads on a follower go to the leader by themselves.
+//! 7. Tell it of what is lost on the way to a node ([`Input::Dropped`]), if you know; it finds out in any
 //!    case, only later.
 //!
 //! Messages may be lost, doubled, delayed and reordered as the network likes, and a node may stop at any
@@ -182,6 +186,7 @@ mod core;
 mod durable;
 mod election;
 mod follower;
+mod forward;
 mod invariants;
 mod io;
 mod log_shape;

@@ -28,7 +28,16 @@ pub(super) fn is_plausible(message: &Message) -> bool {
             AppendOutcome::Accepted { matched } => is_countable(matched),
             AppendOutcome::Rejected { prev, hint } => is_countable(prev) && is_entry(hint),
         },
-        Message::Heartbeat(_) => is_in_a_term,
+        Message::Heartbeat(_) | Message::ReadIndex(_) => is_in_a_term,
+        Message::Forward(forward) => {
+            is_in_a_term
+                && (1..BEYOND_COUNTING).contains(&forward.sequence)
+                && (1..BEYOND_COUNTING).contains(&forward.count)
+        }
+        Message::ForwardReply(reply) => {
+            is_in_a_term && reply.first > LogIndex::ZERO && is_countable(reply.first)
+        }
+        Message::ReadIndexReply(reply) => is_in_a_term && is_countable(reply.index),
     }
 }
 

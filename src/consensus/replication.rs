@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 
 use super::core::{Core, Leader, RoleState};
+use super::forward::Taken;
 use super::io::{NewEntries, Options, Output};
 use super::log_shape::LogShape;
 use super::progress::{Inflights, Progress};
@@ -42,6 +43,7 @@ impl Core {
         self.set_role(RoleState::Leader(Leader {
             progress,
             reads: Reads::default(),
+            taken: Taken::default(),
             heartbeat_elapsed: 0,
         }));
         self.leader = Some(me);
@@ -53,7 +55,7 @@ impl Core {
     }
 
     /// Adds entries of the leader's own term at the end of its log (leaders only append, Raft §5.3).
-    fn append_new(&mut self, count: u64, entries: NewEntries) {
+    pub(super) fn append_new(&mut self, count: u64, entries: NewEntries) {
         let term = self.term();
         let first = EntryId::new(term, self.log.last().index.next());
         self.log.append(term, count);
@@ -130,7 +132,7 @@ impl Core {
         self.send(to, Message::Heartbeat(heartbeat));
     }
 
-    fn replicate_to_all(&mut self) {
+    pub(super) fn replicate_to_all(&mut self) {
         let RoleState::Leader(leader) = &mut self.role else { return };
         let appends = Appends::of(&self.log, &self.options, self.committed, self.hard_state.term);
         for (&to, progress) in &mut leader.progress {

@@ -13,43 +13,59 @@ use std::time::Duration;
 
 use parking_lot::RwLockWriteGuard;
 
-use super::group::Pending;
+use super::group::{Awaited, Pending};
 use super::shared::{Loop, Shared, Wait};
 use super::stop::Phase;
 use crate::clock::Time;
 use crate::error::StopCause;
-use crate::record::{EntryKind, Records};
+use crate::record::{EntryKind, Record, Records};
 use crate::slices::Slices;
 use crate::state_machine::{Applied, StateMachine};
-use crate::types::{EntryId, LogIndex};
+use crate::types::{EntryId, LogIndex, Sender};
 use crate::wal::LogReader;
 
 /// How often proposals are looked through for those that nobody waits for any more.
 const SWEEP: Duration = Duration::from_millis(100);
 
+/// What applying an entry came to, for whoever waits for it.
+struct Outcome<R> {
+    id: EntryId,
+    /// This node forwarded it, with this number.
+    sequence: Option<u64>,
+    /// Entries that hold no command have none.
+    response: Option<R>,
+}
+
 /// How far the state is, and who waits for it.
 pub(crate) struct Applier<S: StateMachine> {
+    me: Sender,
     applied: LogIndex,
     /// The machine keeps its own state, so it may only see what this node's disk holds as well.
     keeps_state: bool,
-    /// Proposals whose entries are in the log, in the order of their entries.
+    /// Proposals whose entries this node wrote, in the order of their entries.
     pending: VecDeque<Pending<S::Response>>,
+    /// Proposals that were sent to a leader, in the order of their sequences, which is that of their
+    /// entries, if they have any: later ones were sent in the same term or a later one, and within its
+    /// term a leader takes sequences in ascending order only.
+    forwarded: VecDeque<Pending<S::Response>>,
     arrived: Vec<Pending<S::Response>>,
     sweep_at: Time,
-    /// What a batch answered, until the state's lock is let go; no-ops answer nothing.
-    responses: Vec<(EntryId, Option<S::Response>)>,
+    /// What a batch came to, until the state's lock is let go.
+    outcomes: Vec<Outcome<S::Response>>,
 }
 
 impl<S: StateMachine> Applier<S> {
     /// Goes on after `applied`.
-    pub(crate) fn new(applied: LogIndex, keeps_state: bool) -> Self {
+    pub(crate) fn new(me: Sender, applied: LogIndex, keeps_state: bool) -> Self {
         Self {
+            me,
             applied,
             keeps_state,
             pending: VecDeque::new(),
+            forwarded: VecDeque::new(),
             arrived: Vec::new(),
             sweep_at: Time::default(),
-            responses: Vec::new(),
+            outcomes: Vec::new(),
         }
     }
 
@@ -66,7 +82,12 @@ impl<S: StateMachine> Applier<S> {
 
     fn take_arrived(&mut self, shared: &Shared<S>) {
         shared.apply.take(&mut self.arrived);
-        self.pending.extend(self.arrived.drain(..));
+        for arrived in self.arrived.drain(..) {
+            match arrived.next() {
+                Awaited::Entry(_) => self.pending.push_back(arrived),
+                Awaited::Tag(..) => self.forwarded.push_back(arrived),
+            }
+        }
     }
 
     /// Applies the entries of `slices` up to `last`, and answers those who wait for them. On an error the
@@ -106,9 +127,14 @@ impl<S: StateMachine> Applier<S> {
         slices: &Slices,
         last: LogIndex,
     ) -> Result<(), StopCause> {
-        let responses = &mut self.responses;
-        responses.clear();
-        let somebody_waits = !self.pending.is_empty();
+        let somebody_waits = !self.nobody_waits();
+        let outcomes = &mut self.outcomes;
+        outcomes.clear();
+        let me = self.me;
+        let own_sequence = |record: &Record<'_>| {
+            let own = record.header.origin.filter(|origin| origin.is_of(&me));
+            own.map(|origin| origin.sequence)
+        };
         let at = Cell::new(EntryId::ZERO);
         let mut reached = self.applied;
         let outcome = panic::catch_unwind(AssertUnwindSafe(|| {
@@ -128,7 +154,7 @@ impl<S: StateMachine> Applier<S> {
                     EntryKind::Noop | EntryKind::Membership => None,
                 };
                 if somebody_waits {
-                    responses.push((id, response));
+                    outcomes.push(Outcome { id, sequence: own_sequence(&record), response });
                 }
                 reached = id.index;
             }
@@ -140,37 +166,47 @@ impl<S: StateMachine> Applier<S> {
         })
     }
 
-    /// Gives the batch's responses to those who wait, and tells those whose place another entry took.
+    /// Gives the batch's responses to those who wait, and tells those whose proposals can never be applied.
     fn answer(&mut self, shared: &Shared<S>) {
-        let (mut count, mut bytes) = (0, 0);
-        let mut responses = self.responses.drain(..);
-        while let Some(&(id, _)) = responses.as_slice().first() {
-            let Some(front) = self.pending.front_mut() else { break };
-            let next = front.next();
-            if next.term < id.term {
-                // Terms never fall along a log: nothing of an older term can follow this entry.
-                let front = self.pending.pop_front().expect("just seen");
-                count += front.count();
-                bytes += front.supersede();
-            } else if next == id {
-                let mine = |(id, response): &&(EntryId, Option<_>)| {
-                    id.term == next.term && response.is_some()
-                };
-                let answered =
-                    responses.as_slice().iter().take(front.count()).take_while(mine).count();
-                assert!(answered > 0, "entry {id} holds no command, and a proposal waits for it");
-                let batch = responses.by_ref().take(answered);
-                bytes += front.respond(batch.map(|(_, response)| response.expect("just seen")));
-                count += answered;
-                if front.count() == 0 {
-                    self.pending.pop_front();
+        let mut freed = Freed::default();
+        let mut outcomes = self.outcomes.drain(..);
+        while let Some(&Outcome { id, sequence, .. }) = outcomes.as_slice().first() {
+            // Terms never fall along a log: nothing of an older term can follow this entry.
+            freed.supersede_while(&mut self.pending, |front| front.next().term() < id.term);
+            freed.supersede_while(&mut self.forwarded, |front| front.next().term() < id.term);
+            let (waiting, awaited) = match sequence {
+                Some(sequence) => {
+                    // Nor can what the leader was to take before this, in the same term.
+                    freed.supersede_while(
+                        &mut self.forwarded,
+                        |front| matches!(front.next(), Awaited::Tag(_, first) if first < sequence),
+                    );
+                    (&mut self.forwarded, Awaited::Tag(id.term, sequence))
                 }
-            } else {
-                responses.next();
+                None => (&mut self.pending, Awaited::Entry(id)),
+            };
+            let Some(front) = waiting.front_mut().filter(|front| front.next() == awaited) else {
+                outcomes.next();
+                continue;
+            };
+            let is_next = |(at, outcome): &(usize, &Outcome<_>)| {
+                outcome.id == EntryId::new(id.term, id.index.plus(*at as u64))
+                    && outcome.response.is_some()
+                    && outcome.sequence == sequence.map(|sequence| sequence + *at as u64)
+            };
+            let ahead = outcomes.as_slice().iter().take(front.count()).enumerate();
+            let answered = ahead.take_while(is_next).count();
+            assert!(answered > 0, "entry {id} holds no command, and a proposal waits for it");
+            let responses = outcomes.by_ref().take(answered);
+            let responses = responses.map(|outcome| outcome.response.expect("just seen"));
+            freed.bytes += front.respond(id, responses);
+            freed.count += answered;
+            if front.count() == 0 {
+                waiting.pop_front();
             }
         }
-        drop(responses);
-        shared.inbox.give_back(count, bytes);
+        drop(outcomes);
+        shared.inbox.give_back(freed.count, freed.bytes);
     }
 
     /// Lets go of proposals whose deadline has passed.
@@ -179,17 +215,45 @@ impl<S: StateMachine> Applier<S> {
             return;
         }
         self.sweep_at = now.after(SWEEP);
-        let (mut count, mut bytes) = (0, 0);
-        for _ in 0..self.pending.len() {
-            let pending = self.pending.pop_front().expect("as many as there are");
-            if pending.expires <= now {
-                count += pending.count();
-                bytes += pending.expire();
-            } else {
-                self.pending.push_back(pending);
+        let mut freed = Freed::default();
+        for waiting in [&mut self.pending, &mut self.forwarded] {
+            for _ in 0..waiting.len() {
+                let pending = waiting.pop_front().expect("as many as there are");
+                if pending.expires <= now {
+                    freed.count += pending.count();
+                    freed.bytes += pending.expire();
+                } else {
+                    waiting.push_back(pending);
+                }
             }
         }
-        shared.inbox.give_back(count, bytes);
+        shared.inbox.give_back(freed.count, freed.bytes);
+    }
+
+    fn nobody_waits(&self) -> bool {
+        self.pending.is_empty() && self.forwarded.is_empty()
+    }
+}
+
+/// Room that comes back to the inbox.
+#[derive(Default)]
+struct Freed {
+    count: usize,
+    bytes: usize,
+}
+
+impl Freed {
+    fn supersede_while<R>(
+        &mut self,
+        waiting: &mut VecDeque<Pending<R>>,
+        is_lost: impl Fn(&Pending<R>) -> bool,
+    ) {
+        while waiting.front().is_some_and(&is_lost)
+            && let Some(lost) = waiting.pop_front()
+        {
+            self.count += lost.count();
+            self.bytes += lost.supersede();
+        }
     }
 }
 
@@ -236,7 +300,7 @@ impl<S: StateMachine> Loop for ApplyLoop<S> {
         }
         applier.take_arrived(&self.shared);
         applier.sweep(&self.shared, now);
-        if applier.pending.is_empty() { Wait::Wake } else { Wait::Until(applier.sweep_at) }
+        if applier.nobody_waits() { Wait::Wake } else { Wait::Until(applier.sweep_at) }
     }
 }
 
@@ -247,8 +311,9 @@ impl<S: StateMachine> Drop for ApplyLoop<S> {
         applier.take_arrived(&self.shared);
         // What comes after this is answered where it is handed on.
         self.shared.apply.close();
-        let count = applier.pending.iter().map(Pending::count).sum();
+        let count = applier.pending.iter().chain(&applier.forwarded).map(Pending::count).sum();
         applier.pending.clear();
+        applier.forwarded.clear();
         self.shared.inbox.give_back(count, 0);
     }
 }

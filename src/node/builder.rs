@@ -198,7 +198,7 @@ impl<S: StateMachine> NodeBuilder<S> {
 
         let (wakers, wakeups) = Wakers::new();
         let (inbound, peers) = PeerLane::new(id, config.max_peer_queue_bytes, wakers.core.clone());
-        let applier = Applier::new(applied, kept.is_some());
+        let applier = Applier::new(me, applied, kept.is_some());
         let shared = Arc::new(shared(id, config, clock, wakers, machine, applier));
         shared.applied.set(applied);
         shared.apply.set_kept(kept.map_or(LogIndex::ZERO, |kept| kept.index));

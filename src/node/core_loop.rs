@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::backlog::Backlog;
+use super::forwards::{Arrived, Incoming, Outgoing};
 use super::inbox::Generation;
 use super::reads::{Confirmation, ReadGroup};
 use super::received;
@@ -22,7 +23,7 @@ use crate::message::{Envelope, Message, ReadRound};
 use crate::slices::Slices;
 use crate::state_machine::StateMachine;
 use crate::transport::{PeerEvent, PeerLane, Transport};
-use crate::types::{Role, Sender};
+use crate::types::{Role, Sender, Term};
 use crate::wal::{Fetch, Log, Memory, Position};
 
 /// Messages from other nodes that are handled before the loop looks elsewhere.
@@ -78,12 +79,16 @@ pub(crate) struct CoreLoop<S: StateMachine> {
     /// Readers that wait for a round, in the order of their rounds.
     pub(super) readers: VecDeque<(ReadRound, Arc<ReadGroup>)>,
     pub(super) backlog: Backlog,
+    /// Proposals of this node that its leader has not answered for.
+    pub(super) outgoing: Outgoing<S::Response>,
+    /// Proposals of other nodes that wait for room in the log.
+    incoming: Incoming,
     refused_messages: u64,
     fit: bool,
     /// When the log last had room for this node's own entries.
     had_room: Time,
     /// The machine says that applying is short, and it has not been otherwise.
-    applies_here: bool,
+    pub(super) applies_here: bool,
     closing: Closing,
 }
 
@@ -125,6 +130,8 @@ impl<S: StateMachine> CoreLoop<S> {
             reader: None,
             readers: VecDeque::new(),
             backlog: Backlog::default(),
+            outgoing: Outgoing::default(),
+            incoming: Incoming::default(),
             refused_messages: 0,
             fit: true,
             had_room: now,
@@ -185,10 +192,50 @@ impl<S: StateMachine> CoreLoop<S> {
                     Err(error) => return self.refuse(from, &error),
                 }
             }
+            Message::Forward(forward) => {
+                return self.receive_forward(Arrived { from, forward, records });
+            }
             other if records.is_empty() => other,
-            _ => return self.refuse(from, "it has entries and is no append"),
+            _ => return self.refuse(from, "it has entries and must have none"),
         };
         self.feed_with(Input::Message { from, message }, &records);
+    }
+
+    /// Keeps another node's proposals until the log has room for them. Those that this node may not take,
+    /// it never may: a term that has passed does not come back.
+    fn receive_forward(&mut self, arrived: Arrived) {
+        let Arrived { from, forward, records } = &arrived;
+        let max_record = self.log.max_record_bytes();
+        let max_bytes = self.shared.config.segment_bytes / 2;
+        if let Err(error) = received::check_forward(from, forward, records, max_record, max_bytes) {
+            return self.refuse(*from, &error);
+        }
+        let from = *from;
+        if self.takes_forward(forward.term)
+            && !self.incoming.push(arrived, self.shared.config.max_peer_queue_bytes)
+        {
+            self.refuse(from, "more proposals wait for the log than may");
+        }
+    }
+
+    fn takes_forward(&self, term: Term) -> bool {
+        self.core.role() == Role::Leader
+            && self.core.term() == term
+            && !self.shared.stop.is_stopping()
+    }
+
+    /// Lets other nodes' proposals into the log, as far as there is room.
+    fn take_forwards(&mut self) {
+        while let Some(bytes) = self.incoming.next_bytes() {
+            if self.core.role() != Role::Leader || self.shared.stop.is_stopping() {
+                return self.incoming.clear();
+            }
+            if self.room_for_proposals() < bytes {
+                return;
+            }
+            let Arrived { from, forward, records } = self.incoming.pop().expect("just seen");
+            self.feed_with(Input::Message { from, message: Message::Forward(forward) }, &records);
+        }
     }
 
     fn refuse(&mut self, from: Sender, why: &str) {
@@ -237,8 +284,14 @@ impl<S: StateMachine> CoreLoop<S> {
         let Some(bytes) = self.shared.inbox.next_bytes() else {
             return false;
         };
-        if self.core.role() == Role::Leader && self.room_for_proposals() < bytes {
-            return false;
+        if self.core.role() == Role::Leader {
+            if self.room_for_proposals() < bytes {
+                return false;
+            }
+        } else if let Some(leader) = self.core.leader()
+            && self.shared.config.forward
+        {
+            return self.forward(leader, bytes);
         }
         let Some(generation) = self.shared.inbox.take() else {
             return false;
@@ -258,6 +311,9 @@ impl<S: StateMachine> CoreLoop<S> {
 
     fn take_readers(&mut self) {
         if let Some(group) = self.shared.reads.take() {
+            if self.core.role() != Role::Leader && !self.shared.config.forward {
+                return group.tell(Confirmation::NotLeader(self.core.leader()));
+            }
             self.reader = Some(group);
             self.feed(Input::Read);
             assert!(self.reader.is_none(), "the core left a read without an answer");
@@ -279,8 +335,13 @@ impl<S: StateMachine> CoreLoop<S> {
             self.feed(Input::Fit(self.fit));
         }
         self.feed(Input::Tick);
+        self.outgoing.forget_settled(self.now);
         // What the machine has made durable by itself, and every member has, nobody will ask for.
-        self.log.release(self.shared.apply.kept().min(self.core.replicated()));
+        let up_to = self.shared.apply.kept().min(self.core.replicated());
+        if self.log.release_beyond(self.shared.config.max_kept_log_bytes, up_to) {
+            // Without new entries no mark would say so, and nothing would go.
+            self.shared.wal.want_cover();
+        }
         self.publish_status();
         // It also lets go of proposals that nobody waits for any more.
         if self.shared.inbox.pending() > 0 {
@@ -407,6 +468,8 @@ impl<S: StateMachine> CoreLoop<S> {
         status.boot = self.me.boot;
         status.first = self.log.first();
         status.last = self.core.last();
+        status.log_segments = self.log.segments();
+        status.log_bytes = self.log.bytes();
         status.persisted = self.core.persisted();
         status.dropped_messages = self.peers.dropped();
         status.refused_messages = self.refused_messages;
@@ -440,6 +503,14 @@ impl<S: StateMachine> CoreLoop<S> {
     pub(super) fn feed(&mut self, input: Input) {
         self.feed_with(input, &Slices::new());
     }
+
+    /// Campaigns at once, as an operator may ask for.
+    #[cfg(any(test, feature = "simulation"))]
+    pub(super) fn campaign(&mut self, now: Time) {
+        self.now = now;
+        self.feed(Input::Campaign);
+        self.hand_on();
+    }
 }
 
 impl<S: StateMachine> Loop for CoreLoop<S> {
@@ -458,6 +529,7 @@ impl<S: StateMachine> Loop for CoreLoop<S> {
             self.tick();
         }
         self.take_readers();
+        self.take_forwards();
         more |= self.take_proposals();
         self.hand_on();
         if self.close() {

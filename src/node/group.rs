@@ -13,7 +13,7 @@ use parking_lot::{Condvar, Mutex};
 use super::stop::Stop;
 use crate::clock::Time;
 use crate::error::StopCause;
-use crate::types::{EntryId, NodeId};
+use crate::types::{EntryId, NodeId, Term};
 use crate::wake::wait_for;
 
 /// What became of one proposal.
@@ -97,9 +97,12 @@ impl<R> Group<R> {
         }
     }
 
-    /// Says that `count` slots from `slot` on stand in the log from `first` on.
+    /// Says that `count` slots from `slot` on stand in the log from `first` on. Said twice, it counts once.
     pub(crate) fn placed(&self, slot: usize, count: usize, first: EntryId) {
         let mut state = self.state.lock();
+        if Self::place_in(&state, slot).is_some() {
+            return;
+        }
         state.runs.push(Run { slot, count, first });
         if state.waiting_for_place > 0 {
             self.changed.notify_all();
@@ -192,14 +195,40 @@ impl<R> Group<R> {
     }
 }
 
-/// Slots of a group whose entries are in the log, on their way to being applied. Dropped unanswered, it
-/// answers that their outcome is unknown.
+/// By what a proposal is known in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Awaited {
+    /// It is this entry.
+    Entry(EntryId),
+    /// It was sent to the leader of this term, with this sequence in its tag.
+    Tag(Term, u64),
+}
+
+impl Awaited {
+    /// The only term in which it can be in the log.
+    pub(crate) fn term(&self) -> Term {
+        match self {
+            Self::Entry(id) => id.term,
+            Self::Tag(term, _) => *term,
+        }
+    }
+
+    pub(crate) fn plus(&self, count: u64) -> Self {
+        match *self {
+            Self::Entry(id) => Self::Entry(EntryId::new(id.term, id.index.plus(count))),
+            Self::Tag(term, sequence) => Self::Tag(term, sequence + count),
+        }
+    }
+}
+
+/// Slots of a group whose entries are in a log, or on their way into one, and then to being applied.
+/// Dropped unanswered, it answers that their outcome is unknown.
 #[derive(Debug)]
 pub(crate) struct Pending<R> {
     group: Arc<Group<R>>,
     slot: usize,
-    /// The entry of `slot`.
-    next: EntryId,
+    /// What `slot` waits for; those after it wait for what follows.
+    next: Awaited,
     count: usize,
     /// Bytes of the commands; returned to the door as they are answered.
     bytes: usize,
@@ -208,21 +237,23 @@ pub(crate) struct Pending<R> {
 }
 
 impl<R> Pending<R> {
-    /// Says where the slots are, and waits for them to be applied.
+    /// `count` slots from `slot` on, of `bytes` bytes, the first of which waits for `next`.
     pub(crate) fn new(
         group: Arc<Group<R>>,
         slot: usize,
         count: usize,
-        first: EntryId,
+        next: Awaited,
         bytes: usize,
         expires: Time,
     ) -> Self {
-        group.placed(slot, count, first);
-        Self { group, slot, next: first, count, bytes, expires }
+        if let Awaited::Entry(first) = next {
+            group.placed(slot, count, first);
+        }
+        Self { group, slot, next, count, bytes, expires }
     }
 
-    /// The entry of the first slot without an answer.
-    pub(crate) fn next(&self) -> EntryId {
+    /// What the first slot without an answer waits for.
+    pub(crate) fn next(&self) -> Awaited {
         self.next
     }
 
@@ -231,13 +262,21 @@ impl<R> Pending<R> {
         self.count
     }
 
-    /// Answers the first `responses.len()` slots; returns the bytes that are free now.
-    pub(crate) fn respond(&mut self, responses: impl ExactSizeIterator<Item = R>) -> usize {
+    /// Answers the first `responses.len()` slots, whose entries begin with `first`; returns the bytes that
+    /// are free now.
+    pub(crate) fn respond(
+        &mut self,
+        first: EntryId,
+        responses: impl ExactSizeIterator<Item = R>,
+    ) -> usize {
         let answered = responses.len();
         assert!(answered <= self.count, "{answered} responses for {} proposals", self.count);
+        if let Awaited::Tag(..) = self.next {
+            self.group.placed(self.slot, answered, first);
+        }
         self.group.respond(self.slot, responses);
         self.slot += answered;
-        self.next.index = self.next.index.plus(answered as u64);
+        self.next = self.next.plus(answered as u64);
         self.count -= answered;
         let bytes = if self.count == 0 {
             self.bytes
@@ -248,7 +287,7 @@ impl<R> Pending<R> {
         bytes
     }
 
-    /// Answers the rest: another entry took their place. Returns the bytes that are free now.
+    /// Answers the rest: they are not in the log, and can never get there. Returns the bytes that are free now.
     pub(crate) fn supersede(mut self) -> usize {
         self.finish(Fate::Superseded)
     }
@@ -319,8 +358,12 @@ mod tests {
         Arc::new(Group::new(Arc::<Stop>::default()))
     }
 
+    fn at(index: u64) -> EntryId {
+        EntryId::new(Term(2), LogIndex(index))
+    }
+
     fn pending(group: &Arc<Group<u32>>, slot: usize, count: usize, index: u64) -> Pending<u32> {
-        let first = EntryId::new(Term(2), LogIndex(index));
+        let first = Awaited::Entry(at(index));
         Pending::new(Arc::clone(group), slot, count, first, 10 * count, Time::default())
     }
 
@@ -329,13 +372,13 @@ mod tests {
         let group = group();
         let mut pending = pending(&group, 0, 3, 7);
         assert!(group.try_take(0).is_none());
-        let freed = pending.respond([40, 41].into_iter());
+        let freed = pending.respond(at(7), [40, 41].into_iter());
         assert_eq!(freed, 20);
         assert!(matches!(group.try_take(1), Some(Answer::Response(41))));
         assert!(matches!(group.try_take(0), Some(Answer::Response(40))));
         assert!(group.try_take(2).is_none());
-        assert_eq!(pending.next(), EntryId::new(Term(2), LogIndex(9)));
-        assert_eq!(pending.respond([42].into_iter()), 10);
+        assert_eq!(pending.next(), Awaited::Entry(at(9)));
+        assert_eq!(pending.respond(at(0), [42].into_iter()), 10);
         assert!(matches!(group.try_take(2), Some(Answer::Response(42))));
     }
 
@@ -343,7 +386,7 @@ mod tests {
     fn the_part_that_was_applied_keeps_its_responses_when_the_rest_is_superseded() {
         let group = group();
         let mut pending = pending(&group, 0, 2, 7);
-        pending.respond([40].into_iter());
+        pending.respond(at(0), [40].into_iter());
         assert_eq!(pending.supersede(), 10);
         assert!(matches!(group.try_take(0), Some(Answer::Response(40))));
         assert!(matches!(group.try_take(1), Some(Answer::Superseded)));
@@ -356,8 +399,8 @@ mod tests {
         let mut second = pending(&group, 2, 1, 8);
         assert_eq!(group.place(2), Some(EntryId::new(Term(2), LogIndex(8))));
         assert_eq!(group.place(1), None);
-        first.respond([40].into_iter());
-        second.respond([42].into_iter());
+        first.respond(at(0), [40].into_iter());
+        second.respond(at(0), [42].into_iter());
         assert!(matches!(group.try_take(2), Some(Answer::Response(42))));
         assert!(matches!(group.try_take(0), Some(Answer::Response(40))));
     }
@@ -375,6 +418,21 @@ mod tests {
     }
 
     #[test]
+    fn a_proposal_that_is_known_by_its_tag_is_placed_when_it_is_applied() {
+        let group = group();
+        let next = Awaited::Tag(Term(2), 5);
+        let mut pending = Pending::new(Arc::clone(&group), 1, 3, next, 30, Time::default());
+        assert_eq!(group.place(1), None);
+        pending.respond(at(9), [40, 41].into_iter());
+        assert_eq!((group.place(1), group.place(2)), (Some(at(9)), Some(at(10))));
+        assert_eq!((group.place(3), pending.next()), (None, Awaited::Tag(Term(2), 7)));
+        // The leader's answer comes late.
+        group.placed(1, 3, at(9));
+        pending.respond(at(11), [42].into_iter());
+        assert_eq!((group.place(1), group.place(3)), (Some(at(9)), Some(at(11))));
+    }
+
+    #[test]
     fn whoever_waits_is_woken() {
         let group = group();
         let far = Instant::now() + std::time::Duration::from_secs(60);
@@ -385,8 +443,8 @@ mod tests {
             })
             .collect();
         let mut pending = pending(&group, 0, 8, 1);
-        pending.respond([0, 1, 2].into_iter());
-        pending.respond([3, 4, 5, 6, 7].into_iter());
+        pending.respond(at(0), [0, 1, 2].into_iter());
+        pending.respond(at(0), [3, 4, 5, 6, 7].into_iter());
         for (slot, thread) in waiting.into_iter().enumerate() {
             let (place, answer) = thread.join().expect("no panic");
             assert_eq!(place.expect("placed").index, LogIndex(1 + slot as u64));

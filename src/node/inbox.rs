@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use super::group::{Group, Unplaced};
 use super::stop::Stop;
@@ -23,6 +23,8 @@ use crate::wake::Waker;
 const WITHDRAWN: u32 = u32::MAX;
 /// Buffers that are kept for the next generation.
 const MAX_SPARE: usize = 4;
+/// How often a caller that withdraws looks whether a loan has ended.
+const MAX_LOAN_LOOKS: usize = 10_000;
 
 /// Proposals that enter the log together.
 #[derive(Debug)]
@@ -43,6 +45,11 @@ impl<R> Generation<R> {
     /// The longest that anybody waits for an answer.
     pub(crate) fn max_wait(&self) -> Duration {
         self.max_wait
+    }
+
+    /// What the commands take as records, an upper bound.
+    pub(crate) fn record_bytes(&self) -> usize {
+        self.record_bytes
     }
 
     /// How many commands will enter the log.
@@ -108,6 +115,8 @@ struct State<R> {
     next_waiter: u64,
     generations: VecDeque<Generation<R>>,
     next_generation: u64,
+    /// Taken, and perhaps to be put back: nobody can say yet whether it can be withdrawn.
+    on_loan: Option<u64>,
     spare: Vec<(Vec<u8>, Vec<u32>)>,
 }
 
@@ -136,6 +145,7 @@ impl<R> Inbox<R> {
             next_waiter: 0,
             generations: VecDeque::new(),
             next_generation: 0,
+            on_loan: None,
             spare: Vec::new(),
         };
         Self { state: Mutex::new(state), core, stop, limit, max_batch_bytes }
@@ -207,7 +217,8 @@ impl<R> Inbox<R> {
     }
 
     fn push(&self, state: &mut State<R>, command: &[u8], wait: Duration) -> Place<R> {
-        let record = record_bytes(command.len(), false);
+        // With a tag, for it may be a follower's.
+        let record = record_bytes(command.len(), true);
         let room = state
             .generations
             .back()
@@ -274,6 +285,14 @@ impl<R> Inbox<R> {
     /// Takes back a proposal that the core has not taken. True if it never will be.
     pub(crate) fn withdraw(&self, generation: u64, slot: usize) -> bool {
         let mut state = self.state.lock();
+        // A loan takes as long as it takes to copy the generation; a core that never comes back to it was
+        // stopped, or is not running.
+        for _ in 0..MAX_LOAN_LOOKS {
+            if state.on_loan != Some(generation) {
+                break;
+            }
+            MutexGuard::unlocked(&mut state, thread::yield_now);
+        }
         let Some(generation) = state.generations.iter_mut().find(|g| g.number == generation) else {
             return false;
         };
@@ -302,16 +321,30 @@ impl<R> Inbox<R> {
         self.state.lock().generations.pop_front()
     }
 
+    /// Takes the generation that is next, to be put back or recycled at once.
+    pub(crate) fn borrow(&self) -> Option<Generation<R>> {
+        let mut state = self.state.lock();
+        let generation = state.generations.pop_front()?;
+        state.on_loan = Some(generation.number);
+        Some(generation)
+    }
+
+    /// Puts back the generation that was borrowed: it could not be sent.
+    pub(crate) fn put_back(&self, generation: Generation<R>) {
+        let mut state = self.state.lock();
+        state.on_loan = None;
+        state.generations.push_front(generation);
+    }
+
     /// Gives a generation's buffers back and yields its group.
     pub(crate) fn recycle(&self, generation: Generation<R>) -> Unplaced<R> {
         let Generation { group, mut bytes, mut lengths, .. } = generation;
         bytes.clear();
         lengths.clear();
-        if bytes.capacity() <= 2 * self.max_batch_bytes {
-            let mut state = self.state.lock();
-            if state.spare.len() < MAX_SPARE {
-                state.spare.push((bytes, lengths));
-            }
+        let mut state = self.state.lock();
+        state.on_loan = None;
+        if bytes.capacity() <= 2 * self.max_batch_bytes && state.spare.len() < MAX_SPARE {
+            state.spare.push((bytes, lengths));
         }
         group
     }
@@ -321,6 +354,13 @@ impl<R> Inbox<R> {
         if count > 0 {
             self.state.lock().give_back(count, bytes);
         }
+    }
+
+    /// Whether all room is free.
+    #[cfg(any(test, feature = "simulation"))]
+    pub(crate) fn is_empty(&self) -> bool {
+        let free = self.state.lock().free;
+        (free.count, free.bytes) == (self.limit.count, self.limit.bytes)
     }
 
     /// Proposals inside the door that have no answer.
@@ -338,7 +378,11 @@ impl<R> Inbox<R> {
 
     /// Answers what is queued: the node stopped before it entered the log.
     pub(crate) fn clear(&self) {
-        let queued = mem::take(&mut self.state.lock().generations);
+        let queued = {
+            let mut state = self.state.lock();
+            state.on_loan = None;
+            mem::take(&mut state.generations)
+        };
         for generation in &queued {
             self.give_back(generation.count(), generation.bytes());
         }
@@ -405,12 +449,33 @@ mod tests {
     #[test]
     fn a_generation_holds_one_batch() {
         // As records: a command without bytes takes room in the log, too.
-        let inbox = inbox(10, 100, 2 * record_bytes(8, false));
+        let inbox = inbox(10, 100, 2 * record_bytes(8, true));
         for command in [&b""[..], b"b", b"c"] {
             put(&inbox, command).expect("room");
         }
         assert_eq!(inbox.take().expect("full").count(), 2);
         assert_eq!(inbox.take().expect("the rest").count(), 1);
+    }
+
+    #[test]
+    fn what_is_put_back_comes_first_again_and_can_be_withdrawn() {
+        let inbox = inbox(10, 100, record_bytes(8, true));
+        let first = put(&inbox, b"a").expect("room");
+        let second = put(&inbox, b"b").expect("room");
+        assert!(!Arc::ptr_eq(&first.group, &second.group));
+        let generation = inbox.borrow().expect("two");
+        let withdrawing = {
+            let inbox = Arc::clone(&inbox);
+            thread::spawn(move || inbox.withdraw(first.generation, first.slot))
+        };
+        thread::yield_now();
+        inbox.put_back(generation);
+        assert!(withdrawing.join().expect("no panic"), "it was never sent");
+        assert_eq!(inbox.take().expect("the first").count(), 0);
+        let sent = inbox.borrow().expect("the second");
+        assert_eq!(slots(&sent), [(0, b"b".to_vec())]);
+        drop(inbox.recycle(sent));
+        assert!(!inbox.withdraw(second.generation, second.slot), "it is on its way");
     }
 
     #[test]

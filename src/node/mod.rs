@@ -17,6 +17,7 @@ mod apply_loop;
 mod backlog;
 mod builder;
 mod core_loop;
+mod forwards;
 mod group;
 mod inbox;
 mod inside;
@@ -69,7 +70,8 @@ pub type Reply<S> =
 #[non_exhaustive]
 pub enum Consistency {
     /// Nothing that was answered before the read began, anywhere in the cluster. The leader asks a quorum
-    /// whether it still leads (`ReadIndex`, thesis §6.4); one question serves all reads that wait.
+    /// whether it still leads (`ReadIndex`, thesis §6.4), a follower asks the leader; one question serves all
+    /// reads that wait.
     #[default]
     Linearizable,
     /// Nothing up to this entry, which must be known to be committed: that of an answered proposal, from
@@ -130,7 +132,8 @@ impl<S: StateMachine> Node<S> {
     }
 
     /// Replicates a command, and blocks until it is applied here; at most for
-    /// [`Config::propose_timeout`](crate::Config::propose_timeout).
+    /// [`Config::propose_timeout`](crate::Config::propose_timeout). On a follower the command goes to the
+    /// leader, once: it is never sent a second time.
     ///
     /// # Errors
     /// Every error but [`ProposeError::Unknown`] says that the command was not applied and never will
@@ -272,7 +275,9 @@ impl<S: StateMachine> Node<S> {
         }
         if !shared.leadership.leads() {
             let leader = shared.leadership.get().leader;
-            return Err(ProposeError::NotLeader { leader, command: () });
+            if leader.is_none() || !shared.config.forward {
+                return Err(ProposeError::NotLeader { leader, command: () });
+            }
         }
         Ok(())
     }

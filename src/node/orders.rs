@@ -3,16 +3,19 @@
 use std::sync::Arc;
 
 use super::core_loop::CoreLoop;
-use super::group::Pending;
+use super::forwards::Sent;
+use super::group::{Awaited, Group, Pending};
+use super::inbox::Generation;
 use super::reads::Confirmation;
 use super::shared::{FetchJob, Fetched};
+use crate::clock::Time;
 use crate::codec;
 use crate::consensus::{Input, NewEntries, Output};
-use crate::message::{Append, Envelope, Message, ReadRound};
-use crate::record::{EntryKind, RecordHeader};
+use crate::message::{Append, Envelope, Forward, Message, ReadRound};
+use crate::record::{EntryKind, Origin, RecordHeader, Records};
 use crate::slices::Slices;
 use crate::state_machine::StateMachine;
-use crate::types::{EntryId, HardState, LogIndex, NodeId, Role};
+use crate::types::{EntryId, HardState, LogIndex, NodeId, Role, Sender};
 use crate::wal::Fetch;
 
 impl<S: StateMachine> CoreLoop<S> {
@@ -45,7 +48,9 @@ impl<S: StateMachine> CoreLoop<S> {
 
     fn carry_out(&mut self, order: Output, records: &Slices) {
         match order {
-            Output::Append { first, count, entries } => self.append(first, count, &entries),
+            Output::Append { first, count, entries } => {
+                self.append(first, count, &entries, records);
+            }
             Output::Truncate { from, generation } => {
                 self.log.truncate_from(from, generation.0);
                 self.backlog.truncated(from);
@@ -64,6 +69,8 @@ impl<S: StateMachine> CoreLoop<S> {
             Output::RoleChanged { role, term, leader } => {
                 let leader = leader.map_or("none".to_owned(), |leader| leader.to_string());
                 log::info!("node={} role={role} term={term} leader={leader}", self.me.node);
+                // Whoever was to take them does so in this term's log or never.
+                self.outgoing.clear();
                 self.publish_leadership();
                 self.publish_status();
             }
@@ -73,6 +80,7 @@ impl<S: StateMachine> CoreLoop<S> {
                 self.shared.inbox.recycle(generation).refuse(self.core.leader());
                 self.shared.inbox.give_back(count, bytes);
             }
+            Output::ForwardPlaced { sequence, first } => self.outgoing.placed(sequence, first),
             Output::ReadQueued(round) => {
                 let group = self.reader.take().expect("asked about readers");
                 self.readers.push_back((round, group));
@@ -92,7 +100,7 @@ impl<S: StateMachine> CoreLoop<S> {
     }
 
     /// Writes entries that this node creates as leader.
-    fn append(&mut self, first: EntryId, count: u64, entries: &NewEntries) {
+    fn append(&mut self, first: EntryId, count: u64, entries: &NewEntries, records: &Slices) {
         // Time stamps never go back along the log, whoever wrote the entries before.
         self.last_time = self.last_time.max(self.now.0);
         let header = |id, kind| RecordHeader { id, time: self.last_time, kind, origin: None };
@@ -111,6 +119,10 @@ impl<S: StateMachine> CoreLoop<S> {
                 self.log.append(&header, &payload);
             }
             NewEntries::Commands => bytes += self.append_proposals(first, count),
+            NewEntries::Forwarded => {
+                bytes += records.len();
+                self.append_forwarded(first, records);
+            }
         }
         self.backlog.wrote(first.index.plus(count - 1), bytes);
         self.dirty = true;
@@ -127,29 +139,90 @@ impl<S: StateMachine> CoreLoop<S> {
         );
         let expires = self.now.after(generation.max_wait());
         let mut bytes = 0;
-        // Slots in a row whose entries are in a row; withdrawn slots part them.
-        let mut runs: Vec<(usize, usize, EntryId, usize)> = Vec::with_capacity(1);
         let mut id = first;
-        for (slot, command) in generation.commands() {
+        for (_, command) in generation.commands() {
             let header =
                 RecordHeader { id, time: self.last_time, kind: EntryKind::Command, origin: None };
             bytes += header.record_bytes(command.len());
             self.log.append(&header, command);
-            match runs.last_mut() {
-                Some((start, count, _, bytes)) if *start + *count == slot => {
-                    *count += 1;
-                    *bytes += command.len();
-                }
-                _ => runs.push((slot, 1, id, command.len())),
-            }
             id.index = id.index.next();
         }
+        let runs = runs(&generation);
         let group = self.shared.inbox.recycle(generation).take();
-        for (slot, count, first, bytes) in runs {
-            let pending = Pending::new(Arc::clone(&group), slot, count, first, bytes, expires);
-            self.shared.apply.push(pending);
+        self.hand_to_apply(&group, &runs, Awaited::Entry(first), expires);
+        bytes
+    }
+
+    /// Writes the commands of another node, with their tags, as entries of this leader.
+    fn append_forwarded(&mut self, first: EntryId, records: &Slices) {
+        let mut id = first;
+        for record in Records::trusted(records) {
+            let record = record.expect("checked when it arrived");
+            let header = RecordHeader { id, time: self.last_time, ..record.header };
+            self.log.append(&header, record.payload);
+            id.index = id.index.next();
+        }
+    }
+
+    /// Sends the proposals that are next to the leader; true if more may follow at once. What cannot be
+    /// sent stays in the inbox, where it can still be withdrawn, until the next step.
+    pub(super) fn forward(&mut self, leader: NodeId, bytes: usize) -> bool {
+        // So that the leader has room for what all others send as well.
+        let share = self.shared.config.max_peer_queue_bytes / self.core.membership().nodes().len();
+        if !self.outgoing.has_room(bytes, share) {
+            return false;
+        }
+        let Some(generation) = self.shared.inbox.borrow() else { return false };
+        let (term, sequence) = (self.core.term(), self.outgoing.next_sequence());
+        let runs = runs(&generation);
+        if runs.is_empty() {
+            // All of it was withdrawn.
+            self.shared.inbox.recycle(generation).refuse(None);
+            return true;
+        }
+        let count = generation.count() as u64;
+        let message = Message::Forward(Forward { term, sequence, count });
+        let records = Slices::from(self.tagged(&generation, sequence));
+        let envelope = Envelope { from: self.me, to: leader, message, records };
+        if self.transport.send(envelope).is_err() {
+            self.shared.inbox.put_back(generation);
+            return false;
+        }
+        let expires = self.now.after(generation.max_wait());
+        let bytes = generation.record_bytes();
+        let group = self.shared.inbox.recycle(generation).take();
+        self.hand_to_apply(&group, &runs, Awaited::Tag(term, sequence), expires);
+        let runs = runs.iter().map(|run| (run.slot, run.count)).collect();
+        self.outgoing.sent(Sent { sequence, bytes, group, runs, expires });
+        true
+    }
+
+    /// The proposals as records that a leader can complete.
+    fn tagged(&self, generation: &Generation<S::Response>, mut sequence: u64) -> Vec<u8> {
+        let Sender { incarnation, boot, .. } = self.me;
+        let mut bytes = Vec::with_capacity(generation.record_bytes());
+        for (_, command) in generation.commands() {
+            let origin = Some(Origin { incarnation, boot, sequence });
+            let (id, kind) = (EntryId::ZERO, EntryKind::Command);
+            RecordHeader { id, time: 0, kind, origin }.write(command, &mut bytes);
+            sequence += 1;
         }
         bytes
+    }
+
+    fn hand_to_apply(
+        &self,
+        group: &Arc<Group<S::Response>>,
+        runs: &[Run],
+        first: Awaited,
+        expires: Time,
+    ) {
+        let mut next = first;
+        for &Run { slot, count, bytes } in runs {
+            let pending = Pending::new(Arc::clone(group), slot, count, next, bytes, expires);
+            self.shared.apply.push(pending);
+            next = next.plus(count as u64);
+        }
     }
 
     fn persist(&mut self, hard_state: HardState) {
@@ -224,4 +297,26 @@ impl<S: StateMachine> CoreLoop<S> {
             group.tell(Confirmation::Confirmed(index));
         }
     }
+}
+
+/// Slots in a row; withdrawn slots part them.
+struct Run {
+    slot: usize,
+    count: usize,
+    /// Bytes of the commands.
+    bytes: usize,
+}
+
+fn runs<R>(generation: &Generation<R>) -> Vec<Run> {
+    let mut runs: Vec<Run> = Vec::with_capacity(1);
+    for (slot, command) in generation.commands() {
+        match runs.last_mut() {
+            Some(run) if run.slot + run.count == slot => {
+                run.count += 1;
+                run.bytes += command.len();
+            }
+            _ => runs.push(Run { slot, count: 1, bytes: command.len() }),
+        }
+    }
+    runs
 }

@@ -2,10 +2,10 @@
 
 use crate::codec;
 use crate::membership::Membership;
-use crate::message::{Append, Entries};
+use crate::message::{Append, Entries, Forward};
 use crate::record::{EntryKind, Records};
 use crate::slices::Slices;
-use crate::types::EntryId;
+use crate::types::{EntryId, Sender};
 
 /// Derives the shape of the append's entries from its records, up to the first that does not fit into
 /// `room` bytes: a shorter append is a good append as well. Raises `time` to that of the last of them.
@@ -52,6 +52,45 @@ pub(crate) fn check(
         *time = record.header.time.max(*time);
     }
     Ok(append)
+}
+
+/// Whether a forward's records are what it says: so many commands, tagged by its sender in order, none
+/// larger than `max_record_bytes`, all together no more than `max_bytes`.
+///
+/// # Errors
+/// What is wrong with them; then none of them may be used.
+pub(crate) fn check_forward(
+    from: &Sender,
+    forward: &Forward,
+    records: &Slices,
+    max_record_bytes: usize,
+    max_bytes: usize,
+) -> Result<(), String> {
+    if records.len() > max_bytes {
+        return Err(format!("{} bytes of proposals, and {max_bytes} are the limit", records.len()));
+    }
+    let mut count = 0;
+    for record in Records::checked(records) {
+        let record = record.map_err(|error| format!("the proposal after {count}: {error}"))?;
+        let Some(origin) = record.header.origin.filter(|origin| origin.is_of(from)) else {
+            return Err("a proposal with the tag of another node".to_owned());
+        };
+        let in_order = forward.sequence.checked_add(count) == Some(origin.sequence);
+        if !in_order || record.header.kind != EntryKind::Command {
+            return Err(format!("proposal {} as number {count} of {forward:?}", origin.sequence));
+        }
+        if record.bytes.len() > max_record_bytes {
+            let bytes = record.bytes.len();
+            return Err(format!(
+                "a proposal has {bytes} bytes, and {max_record_bytes} are the limit"
+            ));
+        }
+        count += 1;
+    }
+    if count != forward.count {
+        return Err(format!("{count} proposals, and {} were announced", forward.count));
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -1,90 +1,158 @@
 //! A node whose loops the simulator drives, one step at a time.
+//!
+//! Holds the very loops that threads would drive, and shows the simulator what no handle shows: the
+//! consensus core as it is between two steps. Decides nothing: which loop runs when is the simulator's.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use parking_lot::RwLockReadGuard;
-
+use super::apply_loop::ApplyLoop;
 use super::builder::{Assembled, NodeBuilder};
+use super::core_loop::CoreLoop;
 pub(crate) use super::reads::Confirmation;
 use super::reads::ReadGroup;
+use super::seg_loop::SegLoop;
 use super::shared::{Loop, Shared, Wait};
+use super::snap_loop::SnapLoop;
 use super::stop::Phase;
 use super::threads::Running;
-use super::{Handle, Node, Status};
+use super::wal_loop::WalLoop;
+use super::{Handle, Node, Ticket, with_buffer};
 use crate::clock::Time;
-use crate::error::{StartError, StopCause};
+use crate::consensus::Core;
+use crate::error::{ProposeError, StartError, StopCause};
 use crate::state_machine::StateMachine;
+use crate::types::LogIndex;
 use crate::wake::Wakeup;
 
-/// One loop, and what it waits for.
-struct Driven {
-    looping: Box<dyn Loop>,
-    wakeup: Wakeup,
-    wait: Wait,
-}
-
-impl Driven {
-    fn new(looping: impl Loop + 'static, wakeup: Wakeup) -> Self {
-        Self { looping: Box::new(looping), wakeup, wait: Wait::No }
-    }
-
-    /// Whether it has something to do. A token that is taken is remembered.
-    fn is_runnable(&mut self, now: Time) -> bool {
-        match self.wait {
-            Wait::No => true,
-            Wait::Done => false,
-            Wait::Until(moment) if moment <= now => true,
-            Wait::Wake | Wait::Until(_) => {
-                let woken = self.wakeup.taken();
-                if woken {
-                    self.wait = Wait::No;
-                }
-                woken
-            }
-        }
-    }
-}
+/// How many loops a node has. They are named by number, so that sets of them are bits of a byte.
+pub(crate) const LOOPS: usize = 5;
+pub(crate) const CORE: usize = 0;
+pub(crate) const WAL: usize = 1;
+pub(crate) const SEG: usize = 2;
+pub(crate) const APPLY: usize = 3;
+pub(crate) const SNAP: usize = 4;
+/// What their threads are called.
+pub(crate) const LOOP_NAMES: [&str; LOOPS] = ["core", "wal", "seg", "apply", "snap"];
 
 /// A node without threads.
 pub(crate) struct Simulated<S: StateMachine> {
-    loops: Vec<Driven>,
+    core: CoreLoop<S>,
+    wal: Option<WalLoop<S>>,
+    seg: SegLoop<S>,
+    apply: ApplyLoop<S>,
+    snap: SnapLoop<S>,
+    wakeups: [Wakeup; LOOPS],
+    waits: [Wait; LOOPS],
     node: Node<S>,
 }
 
+/// Which loops have something to do.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ready {
+    /// One bit for each.
+    pub(crate) loops: u8,
+    /// The next moment that one of the others waits for.
+    pub(crate) next: Option<Time>,
+}
+
 impl<S: StateMachine> Simulated<S> {
-    /// As [`NodeBuilder::start`], without starting threads.
-    pub(crate) fn start(builder: NodeBuilder<S>) -> Result<Self, StartError> {
-        let Assembled { shared, wakeups, core, wal, seg, apply, snap } = builder.assemble()?;
-        let mut loops = vec![
-            Driven::new(core, wakeups.core),
-            Driven::new(seg, wakeups.seg),
-            Driven::new(apply, wakeups.apply),
-            Driven::new(snap, wakeups.snap),
-        ];
-        loops.extend(wal.map(|wal| Driven::new(wal, wakeups.wal)));
+    /// As [`NodeBuilder::start`], without starting threads. `apply_on_core` stands for
+    /// [`StateMachine::APPLY_IS_SHORT`].
+    pub(crate) fn start(builder: NodeBuilder<S>, apply_on_core: bool) -> Result<Self, StartError> {
+        let Assembled { shared, wakeups, mut core, wal, seg, apply, snap } = builder.assemble()?;
+        core.applies_here = apply_on_core;
         let node = Node { handle: Arc::new(Handle { shared, running: Arc::<Running>::default() }) };
-        Ok(Self { loops, node })
+        let wakeups = [wakeups.core, wakeups.wal, wakeups.seg, wakeups.apply, wakeups.snap];
+        let mut waits = [Wait::No; LOOPS];
+        if wal.is_none() {
+            waits[WAL] = Wait::Done;
+        }
+        Ok(Self { core, wal, seg, apply, snap, wakeups, waits, node })
     }
 
-    /// The loops that have something to do.
-    pub(crate) fn runnable(&mut self, now: Time) -> impl Iterator<Item = usize> {
-        let loops = self.loops.iter_mut().enumerate();
-        loops.filter_map(move |(which, driven)| driven.is_runnable(now).then_some(which))
+    /// The loops that have something to do. A token that is taken is remembered.
+    pub(crate) fn ready(&mut self, now: Time) -> Ready {
+        let mut ready = Ready { loops: 0, next: None };
+        for (which, wait) in self.waits.iter_mut().enumerate() {
+            if matches!(wait, Wait::Wake | Wait::Until(_)) && self.wakeups[which].taken() {
+                *wait = Wait::No;
+            }
+            match *wait {
+                Wait::Until(moment) if moment > now => {
+                    ready.next = Some(ready.next.map_or(moment, |next| next.min(moment)));
+                }
+                Wait::No | Wait::Until(_) => ready.loops |= 1 << which,
+                Wait::Wake | Wait::Done => {}
+            }
+        }
+        ready
     }
 
     /// Lets one loop do a step.
     pub(crate) fn step(&mut self, which: usize, now: Time) {
-        let driven = &mut self.loops[which];
-        driven.wait = driven.looping.step(now);
+        self.waits[which] = match which {
+            CORE => self.core.step(now),
+            WAL => self.wal.as_mut().map_or(Wait::Done, |wal| wal.step(now)),
+            SEG => self.seg.step(now),
+            APPLY => {
+                let wait = self.apply.step(now);
+                // It may have had nothing to apply when `begin_work` said that it had begun.
+                self.shared().apply.busy.end();
+                wait
+            }
+            SNAP => self.snap.step(now),
+            _ => unreachable!("loop {which} of {LOOPS}"),
+        };
     }
 
-    /// The next moment that a loop waits for.
-    pub(crate) fn next_moment(&self) -> Option<Time> {
-        let moments = self.loops.iter().filter_map(|driven| match driven.wait {
-            Wait::Until(moment) => Some(moment),
-            Wait::No | Wait::Wake | Wait::Done => None,
-        });
-        moments.min()
+    /// A flush or a batch of entries has begun, and takes until the loop is stepped.
+    pub(crate) fn begin_work(&self, which: usize, now: Time) {
+        match which {
+            WAL => self.shared().wal.busy.begin(now),
+            APPLY => self.shared().apply.busy.begin(now),
+            _ => {}
+        }
+    }
+
+    /// The consensus core, as its last step left it.
+    pub(crate) fn core(&self) -> &Core {
+        &self.core.core
+    }
+
+    /// Tells the core to campaign.
+    pub(crate) fn campaign(&mut self, now: Time) {
+        self.core.campaign(now);
+    }
+
+    /// How far the state is.
+    pub(crate) fn applied(&self) -> LogIndex {
+        self.shared().applied.get()
+    }
+
+    /// Proposals inside the door.
+    pub(crate) fn pending(&self) -> usize {
+        self.shared().inbox.pending()
+    }
+
+    /// Whether all room at the door has come back.
+    pub(crate) fn door_is_empty(&self) -> bool {
+        self.shared().inbox.is_empty()
+    }
+
+    /// Whether the node takes nothing new any more.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.shared().stop.is_stopping()
+    }
+
+    /// Why the node stopped at once, if it did.
+    pub(crate) fn failed(&self) -> Option<StopCause> {
+        self.shared().stop.is_halted().then(|| self.shared().stop.cause_or_shutdown())
+    }
+
+    /// Whether every loop is done.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.waits.iter().all(|wait| *wait == Wait::Done)
     }
 
     /// The handle that clients use. Only calls that do not wait may be made.
@@ -92,16 +160,35 @@ impl<S: StateMachine> Simulated<S> {
         &self.node
     }
 
-    pub(crate) fn status(&self) -> Status {
-        self.node.status()
-    }
-
-    pub(crate) fn state(&self) -> RwLockReadGuard<'_, S> {
-        self.shared().state.read()
+    /// Looks at the state, whatever it is.
+    pub(crate) fn look<T>(&self, look: impl FnOnce(&S) -> T) -> T {
+        look(&self.shared().state.read())
     }
 
     fn shared(&self) -> &Arc<Shared<S>> {
         &self.node.handle.shared
+    }
+
+    /// As [`Node::submit`], with a deadline by the node's own clock, and without waiting at the door.
+    pub(crate) fn submit(
+        &self,
+        command: S::Command,
+        patience: Duration,
+    ) -> Result<Ticket<S>, ProposeError<S::Command>> {
+        let node = &self.node;
+        if let Err(error) = node.check_door() {
+            return Err(error.map(|()| command));
+        }
+        let placed = with_buffer(|buffer| {
+            node.encode(&command, buffer)?;
+            let place = self.shared().inbox.put(buffer, Instant::now(), patience);
+            place.map_err(|refused| node.refused(&refused))
+        });
+        let never = super::deadline_after(Duration::MAX);
+        match placed {
+            Ok(place) => Ok(Ticket::new(Arc::clone(self.shared()), command, place, never)),
+            Err(error) => Err(error.map(|()| command)),
+        }
     }
 
     /// Begins a linearizable read; `None` if the node has stopped.
@@ -112,7 +199,6 @@ impl<S: StateMachine> Simulated<S> {
     /// Ends the node without letting any loop do anything more.
     pub(crate) fn crash(self, cause: StopCause) {
         self.shared().stop(Phase::Halted, cause);
-        drop(self.loops);
     }
 }
 

@@ -26,6 +26,11 @@ pub struct Status {
     pub first: LogIndex,
     /// The last entry of its log.
     pub last: EntryId,
+    /// How many segments hold its log.
+    pub log_segments: usize,
+    /// The bytes that its log takes on its disk, or in memory: segments that hold it, that are ready, and
+    /// that it has let go of while somebody still reads them.
+    pub log_bytes: u64,
     /// How far its log is on its disk.
     pub persisted: LogIndex,
     /// How far the log is committed, as far as it knows.

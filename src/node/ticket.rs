@@ -78,8 +78,14 @@ impl<S: StateMachine> Ticket<S> {
         answered.then(|| self.outcome(deadline))
     }
 
-    /// Waits until the proposal is in this node's log, at most for `timeout` and until its deadline, and
-    /// says where. `None` if it is not: yet, or ever.
+    /// Whether there is an outcome, or it has been told.
+    #[cfg(any(test, feature = "simulation"))]
+    pub(crate) fn is_answered(&self) -> bool {
+        self.place.as_ref().map_or(true, |place| place.group.is_answered(place.slot))
+    }
+
+    /// Waits until the proposal is in the leader's log, at most for `timeout` and until its deadline, and
+    /// says where. `None` if it is not: yet, or ever; or if the leader's answer to this node was lost.
     ///
     /// Being in one log is no promise: only the outcome tells whether the command is applied. Once it is,
     /// this is the entry from which on other nodes show it:
@@ -114,7 +120,7 @@ impl<S: StateMachine> Ticket<S> {
         place.group.wait_placed(place.slot, self.deadline.min(deadline_after(timeout)))
     }
 
-    /// Where in the log the proposal is, if it is there.
+    /// Where in the leader's log the proposal is, as far as this node knows.
     pub fn entry_id(&self) -> Option<EntryId> {
         let place = self.place.as_ref().ok()?;
         place.group.place(place.slot)

@@ -60,6 +60,12 @@ pub enum FaultError {
     Io,
     /// `ENOSPC`: the disk is full.
     NoSpace,
+    /// `EROFS`: the file system has become read-only.
+    ReadOnly,
+    /// `EMFILE`: the process has too many files open.
+    TooManyFiles,
+    /// `ENOMEM`: the machine has no memory left for it.
+    NoMemory,
 }
 
 /// A failure to come.
@@ -107,6 +113,8 @@ struct State {
     /// Grows with every crash and kill; what was opened in an earlier life is dead.
     life: u64,
     operations: u64,
+    /// Files that were flushed, and were so without a failure.
+    flushes: u64,
     faults: Vec<Fault>,
     files: BTreeMap<FileId, FileData>,
     dirs: BTreeMap<PathBuf, DirData>,
@@ -123,6 +131,7 @@ impl SimDisk {
             rng: Rng::with_seed(seed),
             life: 0,
             operations: 0,
+            flushes: 0,
             faults: Vec::new(),
             files: BTreeMap::new(),
             dirs: BTreeMap::new(),
@@ -184,6 +193,29 @@ impl SimDisk {
         let (dir, name) = split(path).ok()?;
         let id = state.dirs.get(&dir)?.durable.get(&name)?;
         Some(state.files[id].durable.clone())
+    }
+
+    /// Looks at what [`durable_bytes`](Self::durable_bytes) copies.
+    pub(super) fn durable_bytes_in<T>(
+        &self,
+        path: &Path,
+        look: impl FnOnce(&[u8]) -> T,
+    ) -> Option<T> {
+        let state = self.lock_state();
+        let (dir, name) = split(path).ok()?;
+        let id = state.dirs.get(&dir)?.durable.get(&name)?;
+        Some(look(&state.files[id].durable))
+    }
+
+    /// The names in a directory that were flushed, sorted.
+    pub(super) fn durable_names(&self, dir: &Path) -> Vec<String> {
+        let state = self.lock_state();
+        state.dirs.get(dir).map_or_else(Vec::new, |dir| dir.durable.keys().cloned().collect())
+    }
+
+    /// How often a file was flushed.
+    pub(super) fn flushes(&self) -> u64 {
+        self.lock_state().flushes
     }
 
     /// Damages a file behind everybody's back, both its live and its durable bytes.
@@ -343,6 +375,9 @@ impl State {
             None => Ok(()),
             Some(FaultError::Io) => Err(Errno::IO.into()),
             Some(FaultError::NoSpace) => Err(Errno::NOSPC.into()),
+            Some(FaultError::ReadOnly) => Err(Errno::ROFS.into()),
+            Some(FaultError::TooManyFiles) => Err(Errno::MFILE.into()),
+            Some(FaultError::NoMemory) => Err(Errno::NOMEM.into()),
         }
     }
 
@@ -472,6 +507,7 @@ impl StorageFile for SimFile {
         let mut state = self.alive()?;
         let failed = state.step(Operation::Sync);
         let mut rng = state.rng.fork();
+        state.flushes += u64::from(failed.is_ok());
         let file = state.file(self.id);
         if failed.is_err() {
             file.reach_disk(Survival::Drawn, &mut rng);

@@ -1,699 +1,637 @@
 //! A cluster of real nodes in one thread, under one seed.
 //!
-//! The nodes' own loops run: the consensus core, the log over a [`SimDisk`], the `wal`, `seg`, `apply` and
-//! `snap` loops. What is replaced is what drives them. Where a thread would run, the world picks one of
-//! the loops that have something to do, at random; where time would pass, it jumps to the next moment at
-//! which anything happens. Messages are lost, repeated, delayed and reordered; nodes crash, lose what
-//! they had not flushed, and start again.
+//! The nodes' own loops run: the consensus core, the log over a [`SimDisk`](super::SimDisk), the `wal`, `seg`,
+//! `apply` and `snap` loops. What is replaced is what drives them. Where a thread would run, the world picks
+//! one of the loops that have something to do, at random; where time would pass, it jumps to the next moment
+//! at which anything happens. Work takes no time, unless a trouble says so.
 //!
-//! After every step the [`Witness`] looks at all of it, and the caller learns of the first promise that
-//! was broken.
+//! A run has three parts: *faults* everywhere; then they *end for a majority*, which must get on although they
+//! go on elsewhere; then *everything heals*, and all that was promised must be there.
+//!
+//! After every step of a node the [`Witness`] looks at what the step has changed, and the run ends with the
+//! first promise that was broken.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::any::Any;
 use std::fmt;
-use std::io;
-use std::path::Path;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use fastrand::Rng;
-use parking_lot::Mutex;
 
-use super::witness::{Broken, Ledger, Witness};
-use super::{Fault, FaultError, Operation, SimDisk, durable};
-use crate::clock::{Clock, Time};
-use crate::config::Config;
-use crate::error::{ProposeError, StopCause};
-use crate::membership::{Member, Membership};
+use super::clients::Client;
+use super::machine::{Machine, NEVER, Outbox};
+use super::network::{Arrival, Network, index};
+use super::options::Options;
+use super::report::Report;
+use super::trace::Trace;
+use super::trouble::Trouble;
+use super::witness::{self, Broken, Witness};
+use super::workload::{Line, Workload};
+use crate::clock::Time;
+use crate::config::{Config, ElectionPriority};
+use crate::error::{StartError, StopCause};
 use crate::message::Envelope;
-use crate::node::simulated::{Confirmation, PendingRead, Simulated};
-use crate::node::{Node, Ticket};
-use crate::transport::{Dropped, Inbound, Transport};
-use crate::types::{EntryId, LogIndex, NodeId};
-use crate::wal::{LogOptions, Recovered};
+use crate::node::simulated::{APPLY, CORE, LOOP_NAMES, WAL};
+use crate::types::{EntryId, HardState, NodeId, Role};
 
-/// What a world is like.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// Everything that is drawn is drawn from this.
-    pub seed: u64,
-    /// How many nodes there are.
-    pub nodes: u64,
-    /// Messages in a thousand that are lost.
-    pub loss: u32,
-    /// Messages in a thousand that arrive twice.
-    pub repeat: u32,
-    /// The longest that a message may take; each takes a time of its own, so they overtake each other.
-    pub max_delay: Duration,
-    /// Steps in ten thousand at which a node crashes.
-    pub crash: u32,
-    /// Steps in ten thousand at which a node is cut off, or all are connected again.
-    pub partition: u32,
-    /// Steps in ten thousand at which one loop of a node is not scheduled for up to three seconds.
-    pub slow: u32,
-    /// Steps in ten thousand at which a failure of one node's disk is planned.
-    pub fault: u32,
-    /// The state machines keep their own state, so the log lets go of its beginning.
-    pub keeps_state: bool,
-    /// The nodes' limits and intervals.
-    pub config: Config,
+/// How long a majority without faults may take to get a write through, and a cluster in peace to settle:
+/// hundreds of election timeouts.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// Events in which that much time must pass; more is a loop that never rests.
+const MAX_SETTLING: u64 = 2_000_000;
+
+/// How far a run is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    Faults,
+    MajorityHealed,
+    AllHealed,
 }
 
-impl Options {
-    /// Some of everything, drawn from the seed: one world loses many messages, another crashes often.
-    pub fn swarm(seed: u64) -> Self {
-        let mut rng = Rng::with_seed(seed);
-        let config = Config {
-            propose_timeout: Duration::from_secs(3600),
-            segment_bytes: 1 << 16,
-            max_entry_bytes: 1 << 10,
-            max_batch_bytes: 1 << 12,
-            max_append_bytes: 1 << 12,
-            max_inflight_bytes: 1 << 14,
-            max_inflight_appends: rng.usize(1..16),
-            max_unapplied_bytes: [1 << 12, 1 << 14, 1 << 20][rng.usize(..3)],
-            ready_segments: 1,
-            ..Config::small()
-        };
-        Self {
-            seed,
-            nodes: [1, 3, 3, 3, 4, 5][rng.usize(..6)],
-            loss: [0, 10, 100, 300][rng.usize(..4)],
-            repeat: [0, 10, 100][rng.usize(..3)],
-            max_delay: Duration::from_millis([0, 5, 50, 200][rng.usize(..4)]),
-            crash: [0, 5, 20, 50][rng.usize(..4)],
-            partition: [0, 5, 20][rng.usize(..3)],
-            slow: [0, 5, 20][rng.usize(..3)],
-            fault: [0, 0, 10][rng.usize(..3)],
-            keeps_state: rng.bool(),
-            config,
-        }
-    }
+/// Generators for separate uses, so that leaving out one trouble does not change what else is drawn.
+pub(super) struct Dice {
+    pub(super) schedule: Rng,
+    pub(super) network: Rng,
+    pub(super) troubles: Rng,
+    pub(super) clients: Rng,
 }
 
-/// What happened in a world.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Report {
-    /// Steps of loops.
-    pub steps: u64,
-    /// Messages that were sent.
-    pub messages: u64,
-    /// Messages that were lost, by chance or by a partition.
-    pub lost: u64,
-    /// Messages that arrived twice.
-    pub repeated: u64,
-    /// Crashes.
-    pub crashes: u64,
-    /// Changes of the links between nodes.
-    pub partitions: u64,
-    /// Nodes that stopped because their disk failed.
-    pub faults: u64,
-    /// Terms that had a leader.
-    pub leaders: u64,
-    /// Writes that were acknowledged.
-    pub acknowledged: u64,
-    /// Writes that were told that they never happened.
-    pub refused: u64,
-    /// Writes whose outcome stayed unknown to their caller.
-    pub unknown: u64,
-    /// Reads that were answered.
-    pub reads: u64,
-    /// Entries that were applied somewhere.
-    pub entries: u64,
-    /// A number that two runs share only if everything in them was the same.
-    pub trace: u64,
-}
-
-/// The world's clock.
-#[derive(Debug, Default)]
-struct SimClock(AtomicU64);
-
-impl Clock for SimClock {
-    fn now(&self) -> Time {
-        Time(self.0.load(Ordering::Relaxed))
-    }
-}
-
-/// What nodes have sent and the world has not seen yet.
-type Outbox = Arc<Mutex<Vec<Envelope>>>;
-
-struct SimTransport {
+/// A cluster, its network and its clients. See the [module](super) for what it does.
+pub struct World<W: Workload> {
+    pub(super) options: Options,
+    pub(super) workload: W,
+    pub(super) now: Time,
+    pub(super) dice: Dice,
+    pub(super) machines: Vec<Machine<W>>,
+    pub(super) network: Network,
     outbox: Outbox,
-    inbound: Arc<Mutex<Option<Inbound>>>,
+    pub(super) clients: Vec<Client<W>>,
+    /// When the next client does something by itself.
+    pub(super) next_client: Time,
+    pub(super) witness: Witness<W>,
+    pub(super) report: Report,
+    pub(super) trace: Trace,
+    /// How eager each node is to lead.
+    priorities: Vec<ElectionPriority>,
+    /// After how many events the next trouble happens.
+    next_trouble: u64,
+    pub(super) phase: Phase,
+    /// Machines that no trouble reaches, as bits.
+    calm: u64,
+    /// Buffers that are used again.
+    sent: Vec<Envelope>,
+    lines: Vec<Line>,
 }
 
-impl Transport for SimTransport {
-    fn start(&mut self, inbound: Inbound) -> io::Result<()> {
-        *self.inbound.lock() = Some(inbound);
-        Ok(())
-    }
-
-    fn send(&mut self, envelope: Envelope) -> Result<(), Dropped> {
-        self.outbox.lock().push(envelope);
-        Ok(())
-    }
-}
-
-struct Machine {
-    disk: Arc<SimDisk>,
-    inbound: Arc<Mutex<Option<Inbound>>>,
-    /// `None` while the node is down.
-    running: Option<Simulated<Ledger>>,
-    /// What the state machine begins with at the next start.
-    ledger: Ledger,
-    /// A failure of the disk has been planned since the last start.
-    is_faulty: bool,
-    /// Loops that are not scheduled before these moments.
-    held: BTreeMap<usize, Time>,
-}
-
-/// A cluster, its network and its clients.
-pub struct World {
-    options: Options,
-    rng: Rng,
-    clock: Arc<SimClock>,
-    machines: BTreeMap<NodeId, Machine>,
-    outbox: Outbox,
-    /// Links that carry nothing, by sender and receiver.
-    cut: BTreeSet<(NodeId, NodeId)>,
-    /// Messages under way, by the moment of their arrival and the order of their sending.
-    under_way: BTreeMap<(Time, u64), Envelope>,
-    sent: u64,
-    writes: Vec<(u64, Ticket<Ledger>)>,
-    reads: Vec<(LogIndex, NodeId, PendingRead)>,
-    next_write: u64,
-    witness: Witness,
-    report: Report,
-    calm: bool,
-}
-
-impl fmt::Debug for World {
+impl<W: Workload> fmt::Debug for World<W> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("World").field("report", &self.report).finish_non_exhaustive()
     }
 }
 
-/// How many loops a node has.
-const LOOPS: usize = 5;
-/// Which of them is the core's.
-const CORE: usize = 0;
-/// Which of them flushes.
-const WAL: usize = 4;
-/// Clients do not wait for more writes than this at once.
-const MAX_WRITES: usize = 64;
-
-impl World {
-    /// A world whose nodes have just been started for the first time.
+impl<W: Workload> World<W> {
+    /// Runs a world of this kind from its first start to its end.
     ///
     /// # Errors
-    /// A promise that is broken already.
-    pub fn new(options: Options) -> Result<Self, Broken> {
-        let mut rng = Rng::with_seed(options.seed);
-        let machines = (1..=options.nodes).map(|id| {
-            let disk = Arc::new(SimDisk::new(rng.u64(..)));
-            let machine = Machine {
-                disk,
-                inbound: Arc::default(),
-                running: None,
-                ledger: Ledger::new(options.keeps_state),
-                is_faulty: false,
-                held: BTreeMap::new(),
-            };
-            (NodeId(id), machine)
-        });
-        let machines = machines.collect();
-        let mut world = Self {
-            rng,
-            clock: Arc::default(),
+    /// The first promise that was broken, a panic in the library included.
+    ///
+    /// # Panics
+    /// If the options make no sense: no nodes, more than 64, no clients, or a configuration that no node
+    /// accepts.
+    pub fn run(options: Options, workload: W) -> Result<Report, Broken> {
+        Self::new(options, workload, None).live().0
+    }
+
+    /// As [`run`](Self::run), and tells what happened, in text: the last `keep` events.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    ///
+    /// # Panics
+    /// As [`run`](Self::run).
+    pub fn run_traced(
+        options: Options,
+        workload: W,
+        keep: usize,
+    ) -> (Result<Report, Broken>, String) {
+        Self::new(options, workload, Some(keep)).live()
+    }
+
+    fn new(options: Options, workload: W, keep: Option<usize>) -> Self {
+        assert!((1..=64).contains(&options.nodes), "{} nodes", options.nodes);
+        assert!(options.clients > 0, "no clients");
+        options.config.validate().expect("options with a configuration that nodes accept");
+        let mut rng = Rng::with_seed(options.seed ^ 0x5EED);
+        let nodes = options.nodes as usize;
+        let known = Arc::<AtomicU64>::default();
+        let skew = i64::from(options.troubles.get(Trouble::Skew));
+        let mut machine = |id| {
+            let (disk, ahead) = (rng.u64(..), Duration::from_millis(rng.u64(..10_000)));
+            let gain = rng.i64(-skew..=skew) * 1024 / 1000;
+            Machine::new(NodeId(id), disk, ahead, gain, witness::lines(&known))
+        };
+        let machines = (1..=options.nodes).map(&mut machine).collect();
+        let priorities = [ElectionPriority::High, ElectionPriority::Normal, ElectionPriority::Low];
+        let differ = rng.bool();
+        let priorities = (0..nodes).map(|_| priorities[if differ { rng.usize(..3) } else { 1 }]);
+        let priorities = priorities.collect();
+        let mut report = Report { worlds: 1, ..Report::default() };
+        for kind in options.troubles.kinds().filter(|kind| kind.is_condition()) {
+            report.troubles[kind as usize] += 1;
+        }
+        Self {
+            now: Time(0),
             machines,
-            outbox: Arc::default(),
-            cut: BTreeSet::new(),
-            under_way: BTreeMap::new(),
-            sent: 0,
-            writes: Vec::new(),
-            reads: Vec::new(),
-            next_write: 1,
-            witness: Witness::default(),
-            report: Report::default(),
-            calm: false,
+            network: Network::new(nodes),
+            outbox: Outbox::default(),
+            clients: (0..options.clients).map(|_| Client::default()).collect(),
+            next_client: Time(0),
+            witness: Witness::new(nodes, workload.machine(), Arc::clone(&known)),
+            report,
+            trace: Trace::keeping(keep),
+            priorities,
+            next_trouble: 0,
+            phase: Phase::Faults,
+            calm: 0,
+            sent: Vec::new(),
+            lines: Vec::new(),
+            dice: Dice {
+                schedule: rng.fork(),
+                network: rng.fork(),
+                troubles: rng.fork(),
+                clients: rng.fork(),
+            },
             options,
-        };
-        for id in world.ids() {
-            world.start(id)?;
+            workload,
         }
-        Ok(world)
     }
 
-    /// Runs a world of this kind: `steps` steps under its faults, then in peace until everything that was
-    /// promised is seen to be kept.
-    ///
-    /// # Errors
-    /// The first promise that was broken.
-    pub fn run(options: Options, steps: u64) -> Result<Report, Broken> {
-        let mut world = Self::new(options)?;
-        for _ in 0..steps {
-            world.step()?;
+    /// Runs from here to the end.
+    fn live(mut self) -> (Result<Report, Broken>, String) {
+        let outcome = catch_unwind(AssertUnwindSafe(|| self.go_through_phases()));
+        let outcome = outcome.unwrap_or_else(|panic| Err(Broken::new(panic_message(&*panic))));
+        let report = &mut self.report;
+        report.time = Duration::from_nanos(self.now.0);
+        report.leaders = self.witness.leaders();
+        report.commands = self.witness.entries();
+        report.trace = self.trace.number();
+        let text = self.trace.text();
+        let outcome = outcome.map_err(|broken| broken.at(self.report.events));
+        (outcome.map(|()| std::mem::take(&mut self.report)), text)
+    }
+
+    fn go_through_phases(&mut self) -> Result<(), Broken> {
+        self.plan_trouble();
+        while self.report.events < self.options.steps {
+            self.step()?;
         }
-        world.settle()
-    }
-
-    /// What happened so far.
-    pub fn report(&self) -> Report {
-        self.report
-    }
-
-    fn ids(&self) -> Vec<NodeId> {
-        self.machines.keys().copied().collect()
-    }
-
-    fn start(&mut self, id: NodeId) -> Result<(), Broken> {
-        let members = self.ids().into_iter().map(|id| (id, format!("sim:{id}")));
-        let machine = self.machines.get_mut(&id).expect("ids are those of machines");
-        let transport = SimTransport {
-            outbox: Arc::clone(&self.outbox),
-            inbound: Arc::clone(&machine.inbound),
-        };
-        machine.disk.clear_faults();
-        machine.is_faulty = false;
-        let builder = Node::builder(id, machine.ledger.survivor())
-            .storage(Path::new(durable::DIR), Arc::clone(&machine.disk) as _)
-            .clock(Arc::clone(&self.clock) as _)
-            .transport(transport)
-            .members(members)
-            .config(self.options.config.clone());
-        let running = Simulated::start(builder)
-            .map_err(|error| Broken::new(format!("node {id} does not start again: {error}")))?;
-        self.machines.get_mut(&id).expect("just seen").running = Some(running);
-        Ok(())
+        self.heal_majority();
+        let written = self.witness.writes();
+        self.run_until("a majority without faults gets no write through", |world| {
+            world.witness.last_applied_write().is_some_and(|write| write >= written)
+        })?;
+        self.heal_all();
+        self.run_until("no rest in peace", Self::is_settled)?;
+        self.check_end()
     }
 
     /// Does one thing, and looks whether every promise still holds.
-    ///
-    /// # Errors
-    /// The promise that does not.
-    pub fn step(&mut self) -> Result<(), Broken> {
-        self.report.steps += 1;
-        if !self.calm {
-            self.disturb()?;
-            self.act();
-        }
-        self.run_something()?;
-        self.send_out()?;
-        self.watch()
-    }
-
-    /// One loop that has something to do, one message that arrives, or the next moment.
-    fn run_something(&mut self) -> Result<(), Broken> {
-        let now = self.clock.now();
-        let arrived = self.under_way.first_key_value().is_some_and(|((at, _), _)| *at <= now);
-        let mut runnable: Vec<(NodeId, usize)> = Vec::new();
-        for (id, machine) in &mut self.machines {
-            machine.held.retain(|_, until| *until > now);
-            if let Some(node) = &mut machine.running {
-                let free = node.runnable(now).filter(|which| !machine.held.contains_key(which));
-                runnable.extend(free.map(|which| (*id, which)));
+    fn step(&mut self) -> Result<(), Broken> {
+        if self.report.events >= self.next_trouble {
+            self.plan_trouble();
+            if let Some(trouble) = self.options.troubles.draw(&mut self.dice.troubles) {
+                self.disturb(trouble)?;
             }
         }
-        let choices = runnable.len() + usize::from(arrived);
-        if choices == 0 {
+        loop {
+            if self.next_client <= self.now {
+                self.act()?;
+            }
+            for at in 0..self.machines.len() {
+                while self.machines[at].wakes_at <= self.now {
+                    self.wake(at)?;
+                }
+            }
+            let runnable: u32 = self.machines.iter().map(|m| m.runnable().count_ones()).sum();
+            // Messages weigh as much as two loops, so that they do not pile up.
+            let arrived = self.network.next_arrival().is_some_and(|at| at <= self.now);
+            let choices = runnable + if arrived { 2 } else { 0 };
+            if choices > 0 {
+                self.report.events += 1;
+                let choice = self.dice.schedule.u32(..choices);
+                if let Some((at, which)) = self.pick(choice) {
+                    return self.run_loop(at, which);
+                }
+                self.deliver();
+                return Ok(());
+            }
             self.pass_time();
-        } else {
-            let choice = self.rng.usize(..choices);
-            match runnable.get(choice) {
-                Some(&(id, which)) => self.run_loop(id, which, now)?,
-                None => self.deliver(),
-            }
         }
-        Ok(())
     }
 
-    fn run_loop(&mut self, id: NodeId, which: usize, now: Time) -> Result<(), Broken> {
-        let machine = self.machines.get_mut(&id).expect("it is running");
-        let node = machine.running.as_mut().expect("it is running");
-        node.step(which, now);
-        self.report.trace = mix(self.report.trace, id.0 << 8 | which as u64);
-        match node.status().stopped {
-            None => Ok(()),
-            Some(StopCause::Storage(_)) if machine.is_faulty => {
-                self.report.faults += 1;
-                self.crash(id);
-                Ok(())
+    /// The loop that is the `choice`th of those that may run; none if they are fewer.
+    fn pick(&self, mut choice: u32) -> Option<(usize, usize)> {
+        for (at, machine) in self.machines.iter().enumerate() {
+            let mut loops = machine.runnable();
+            while loops != 0 {
+                if choice == 0 {
+                    return Some((at, loops.trailing_zeros() as usize));
+                }
+                choice -= 1;
+                loops &= loops - 1;
             }
-            Some(cause) => Err(Broken::new(format!("node {id} stopped by itself: {cause}"))),
         }
+        None
     }
 
     fn pass_time(&mut self) {
-        let machines = self.machines.values().filter_map(|machine| machine.running.as_ref());
-        let next_loop = machines.filter_map(Simulated::next_moment);
-        let next_message = self.under_way.first_key_value().map(|((at, _), _)| *at);
-        let held = self.machines.values().flat_map(|machine| machine.held.values().copied());
-        // What is held may have been due for long.
-        let now = self.clock.now();
-        let moments = next_loop.chain(next_message).chain(held);
-        let next = moments.filter(|moment| *moment > now).min();
-        // With every node down there is nothing to wait for but a restart.
-        let next = next.unwrap_or_else(|| now.after(self.options.config.tick));
-        self.clock.0.fetch_max(next.0, Ordering::Relaxed);
+        let machines = self.machines.iter().map(|machine| machine.wakes_at);
+        let others = [self.next_client, self.network.next_arrival().unwrap_or(NEVER)];
+        let next = machines.chain(others).min().unwrap_or(NEVER);
+        assert!(self.now < next && next < NEVER, "time stands still at {:?}", self.now);
+        self.now = next;
     }
 
-    fn deliver(&mut self) {
-        let (_, envelope) = self.under_way.pop_first().expect("one has arrived");
-        self.report.trace = mix(self.report.trace, envelope.message.term().0);
-        let machine = &self.machines[&envelope.to];
-        if machine.running.is_some()
-            && let Some(inbound) = &*machine.inbound.lock()
-        {
-            // A full inbox loses messages; the sender is not told.
-            let _ = inbound.deliver(envelope);
+    /// Something may have changed in a machine: its node may start again, or a loop may run.
+    fn wake(&mut self, at: usize) -> Result<(), Broken> {
+        let machine = &mut self.machines[at];
+        if machine.node.is_none() {
+            if machine.is_lost {
+                machine.wakes_at = NEVER;
+                return Ok(());
+            }
+            if machine.down_until > self.now {
+                machine.wakes_at = machine.down_until;
+                return Ok(());
+            }
+            machine.disk.clear_faults();
+            machine.excuses.failing = false;
+            return self.start(at);
         }
+        let fresh = machine.look_at_loops(self.now);
+        if fresh != 0 && !self.is_calm(at) {
+            for (which, trouble) in [(WAL, Trouble::SlowDisk), (APPLY, Trouble::SlowApply)] {
+                let millis = self.options.troubles.get(trouble);
+                if millis > 0 && fresh & 1 << which != 0 {
+                    let takes = self.dice.schedule.u64(..=u64::from(millis) * 1_000_000);
+                    let until = self.now.after(Duration::from_nanos(takes));
+                    self.machines[at].work_slowly(which, self.now, until);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Starts a node that is down. A start that fails for a reason that is known leaves it down.
+    pub(super) fn start(&mut self, at: usize) -> Result<(), Broken> {
+        let machine = &mut self.machines[at];
+        let state = match &machine.state {
+            Some(crashed) => self.workload.survivor(crashed),
+            None => self.workload.machine(),
+        };
+        let members = (1..=self.options.nodes).map(NodeId);
+        let election_priority = self.priorities[at];
+        let config = Config { election_priority, ..self.options.config.clone() };
+        let on_core = self.options.apply_on_core;
+        let must_have = std::mem::take(&mut machine.must_have);
+        let started = machine.start(self.now, &self.outbox, members, config, on_core, state);
+        self.trace.note(self.now, [1, at as u64, u64::from(started.is_ok())], || {
+            format!("node {} starts: {:?}", at + 1, started.as_ref().map_err(ToString::to_string))
+        });
+        let id = machine.id;
+        match started {
+            Ok(()) => {}
+            Err(StartError::Storage(error)) if machine.excuses.any() => {
+                self.report.failed_starts += 1;
+                // A power cut is over when the power is gone; a rotten disk stays what it is.
+                if machine.excuses.failing {
+                    machine.must_have = must_have;
+                    let until = self.now.after(Duration::from_millis(100));
+                    self.machines[at].down_until = until;
+                    return self.take_down(at, true);
+                }
+                log::debug!("node={id} stays down error={error}");
+                machine.is_lost = true;
+                machine.wakes_at = NEVER;
+                self.report.lost_nodes += 1;
+                return Ok(());
+            }
+            Err(error) => {
+                return Err(Broken::new(format!("node {id} does not start again: {error}")));
+            }
+        }
+        self.report.starts += 1;
+        let machine = &self.machines[at];
+        let Some(node) = &machine.node else { return Ok(()) };
+        let (entry, hard_state) = must_have;
+        if !machine.durable.holds(entry) {
+            return Err(Broken::new(format!("node {id} had {entry} on its disk and lost it")));
+        }
+        let stored = machine.durable.hard_state;
+        if stored.term < hard_state.term
+            || stored.term == hard_state.term
+                && hard_state.voted_for.is_some()
+                && stored.voted_for != hard_state.voted_for
+        {
+            return Err(Broken::new(format!(
+                "node {id} had {hard_state:?} on its disk and found {stored:?}"
+            )));
+        }
+        self.witness.started(at, node.core(), node.applied(), &machine.durable, &self.machines)
+    }
+
+    fn run_loop(&mut self, at: usize, which: usize) -> Result<(), Broken> {
+        self.machines[at].step(which, self.now);
+        self.trace.note(self.now, [2, at as u64, which as u64], || {
+            format!("node {} {}", at + 1, LOOP_NAMES[which])
+        });
+        self.stepped(at, which)
+    }
+
+    /// A loop of a node has made a step: looks at what came of it.
+    pub(super) fn stepped(&mut self, at: usize, which: usize) -> Result<(), Broken> {
+        if which == WAL {
+            let machine = &mut self.machines[at];
+            // After a failure nobody knows what is there until the next start has looked.
+            if machine.node.as_ref().is_some_and(|node| node.failed().is_none()) {
+                machine.durable.read_on(&machine.disk);
+            }
+        }
+        let machine = &self.machines[at];
+        let Some(node) = &machine.node else { return Ok(()) };
+        if which == CORE || which == APPLY {
+            self.witness.stepped(at, node.core(), node.applied(), &self.machines)?;
+            if which == CORE {
+                self.check_bounds(at)?;
+                self.send_out()?;
+            }
+            self.take_lines(at)?;
+            self.hear_answers(at)?;
+        }
+        let machine = &mut self.machines[at];
+        let Some(node) = &machine.node else { return Ok(()) };
+        if let Some(cause) = node.failed() {
+            return self.stopped(at, &cause);
+        }
+        if node.has_ended() {
+            return self.ended(at);
+        }
+        machine.wakes_at = Time(0);
+        Ok(())
+    }
+
+    /// A node has stopped by itself.
+    fn stopped(&mut self, at: usize, cause: &StopCause) -> Result<(), Broken> {
+        let id = self.machines[at].id;
+        match cause {
+            // A node that is being shut down names that as its cause, whatever ends it.
+            StopCause::Storage(_) | StopCause::Shutdown if self.machines[at].excuses.any() => {
+                self.report.failures += 1;
+                self.trace.note(self.now, [3, at as u64], || format!("node {id} stops: {cause}"));
+                let down = self.dice.troubles.u64(..500);
+                self.machines[at].down_until = self.now.after(Duration::from_millis(down));
+                self.take_down(at, false)
+            }
+            _ => Err(Broken::new(format!("node {id} stopped by itself: {cause}"))),
+        }
+    }
+
+    /// A node has ended in an orderly way: nobody waits for anything, and the disk has everything.
+    fn ended(&mut self, at: usize) -> Result<(), Broken> {
+        let machine = &self.machines[at];
+        if let Some(node) = &machine.node {
+            let (id, last) = (machine.id, node.core().last());
+            if machine.durable.last() != last {
+                let durable = machine.durable.last();
+                return Err(Broken::new(format!(
+                    "node {id} ends at {last} with {durable} on disk"
+                )));
+            }
+        }
+        self.trace.note(self.now, [9, at as u64], || format!("node {} has ended", at + 1));
+        self.machines[at].down_until = self.now.after(Duration::from_millis(100));
+        self.take_down(at, false)
+    }
+
+    /// Ends a node at once. Its disk loses what was not flushed if the power goes, or if dice say so.
+    pub(super) fn take_down(&mut self, at: usize, power: bool) -> Result<(), Broken> {
+        let machine = &mut self.machines[at];
+        if let Some(node) = &machine.node {
+            self.report.crashes += 1;
+            machine.must_have =
+                (machine.durable.agrees_to(node.core()), machine.durable.hard_state);
+            machine.state = Some(node.look(|state| self.workload.survivor(&state.machine)));
+        }
+        machine.crash();
+        let power = power || machine.excuses.power || self.dice.troubles.bool();
+        machine.excuses.power = false;
+        if power {
+            machine.disk.crash();
+        } else {
+            machine.disk.kill();
+        }
+        self.outbox.lock().clear();
+        self.hear_answers(at)
+    }
+
+    fn check_bounds(&mut self, at: usize) -> Result<(), Broken> {
+        let machine = &self.machines[at];
+        let Some(node) = &machine.node else { return Ok(()) };
+        let (pending, limit) = (node.pending(), self.options.config.max_pending_proposals);
+        if pending > limit {
+            let id = machine.id;
+            return Err(Broken::new(format!("node {id} holds {pending} proposals of {limit}")));
+        }
+        Ok(())
+    }
+
+    /// Holds what a node has applied against the ledger, and its state against the model's.
+    fn take_lines(&mut self, at: usize) -> Result<(), Broken> {
+        let machine = &self.machines[at];
+        machine.lines.take(&mut self.lines);
+        if self.lines.is_empty() {
+            return Ok(());
+        }
+        self.witness.applied(at, machine.id, &mut self.lines, &mut self.workload)?;
+        if let Some(node) = &machine.node {
+            let digest = node.look(|state| self.workload.digest(&state.machine));
+            self.witness.check_state(at, machine.id, digest)?;
+        }
+        Ok(())
     }
 
     fn send_out(&mut self) -> Result<(), Broken> {
-        let sent = std::mem::take(&mut *self.outbox.lock());
-        for envelope in sent {
+        std::mem::swap(&mut *self.outbox.lock(), &mut self.sent);
+        let mut sent = std::mem::take(&mut self.sent);
+        for envelope in sent.drain(..) {
             self.report.messages += 1;
-            self.check_what_is_said(&envelope)?;
-            let cut = self.cut.contains(&(envelope.from.node, envelope.to));
-            if !self.calm && (cut || self.chance(self.options.loss, 1000)) {
+            let (from, to) = (index(envelope.from.node.0), index(envelope.to.0));
+            self.witness.said(&envelope, &self.machines)?;
+            let calm = self.is_calm(from) && self.is_calm(to);
+            if !calm && (self.network.is_cut(from, to) || self.draw(Trouble::Loss)) {
                 self.report.lost += 1;
+                // Sometimes the transport learns of it.
+                if self.dice.network.u8(..8) == 0
+                    && let Some(inbound) = &*self.machines[from].inbound.lock()
+                {
+                    inbound.dropped(envelope.to);
+                }
                 continue;
             }
-            let copies = if !self.calm && self.chance(self.options.repeat, 1000) { 2 } else { 1 };
-            self.report.repeated += copies - 1;
-            for copy in 0..copies {
-                // The second one may come when nobody remembers the first.
-                let max_delay = self.options.max_delay.as_nanos() as u64 * (1 + 20 * copy);
-                let delay = if self.calm { 0 } else { self.rng.u64(..=max_delay) };
-                self.sent += 1;
-                let at = Time(self.clock.now().0 + delay);
-                self.under_way.insert((at, self.sent), envelope.clone());
+            let repeats = !calm && self.draw(Trouble::Repeat);
+            let max_delay = if calm { 0 } else { self.options.troubles.get(Trouble::Delay) };
+            let max_delay = u64::from(max_delay) * 1_000_000;
+            if repeats {
+                self.report.repeated += 1;
+                // It may come when nobody remembers the first.
+                let delay = self.dice.network.u64(..=20 * max_delay + 1_000_000);
+                self.network.send(envelope.clone(), Time(self.now.0 + delay));
             }
+            let delay = if max_delay > 0 { self.dice.network.u64(..=max_delay) } else { 0 };
+            self.network.send(envelope, Time(self.now.0 + delay));
         }
+        self.sent = sent;
         Ok(())
     }
 
-    /// Holds what a node says against what its disk has for good.
-    fn check_what_is_said(&mut self, envelope: &Envelope) -> Result<(), Broken> {
-        let from = envelope.from.node;
-        // A node that has just crashed may have sent something before.
-        if self.machines[&from].running.is_none() {
-            return Ok(());
-        }
-        durable::check_term_and_vote(&self.machines[&from].disk, envelope)?;
-        if let Some(acknowledged) = durable::acknowledged_by(&envelope.message)
-            && self.chance(if self.machines[&from].held.contains_key(&WAL) { 64 } else { 1 }, 512)
-        {
-            let recovered = self.recover(from)?;
-            let last = durable::last(&recovered);
-            // What was acknowledged in an earlier term may have been truncated in a later one.
-            let is_current = envelope.message.term() >= recovered.hard_state.term;
-            if is_current && last < acknowledged {
-                let why =
-                    format!("node {from} acknowledges {acknowledged} with {last} on its disk");
-                return Err(Broken::new(why));
+    /// Whether a condition that is told in thousandths strikes now.
+    fn draw(&mut self, condition: Trouble) -> bool {
+        let amount = self.options.troubles.get(condition);
+        amount > 0 && self.dice.network.u32(..1000) < amount
+    }
+
+    fn deliver(&mut self) {
+        match self.network.receive(self.now) {
+            // What was due is kept by a clogged link.
+            None => {}
+            Some(Arrival::Lost) => self.report.lost += 1,
+            Some(Arrival::Message(envelope)) => {
+                let to = index(envelope.to.0);
+                let machine = &mut self.machines[to];
+                let (from, term) = (envelope.from.node, envelope.message.term());
+                self.trace.note(self.now, [4, from.0, envelope.to.0, term.0], || {
+                    format!("node {from} to node {}: {:?}", to + 1, envelope.message)
+                });
+                if let Some(node) = &machine.node
+                    && let Some(inbound) = &*machine.inbound.lock()
+                {
+                    self.report.coverage.count(envelope.message.kind(), node.core().role());
+                    // A full inbox loses messages; the sender is not told.
+                    let _ = inbound.deliver(envelope);
+                    machine.wakes_at = Time(0);
+                } else {
+                    self.report.lost += 1;
+                }
             }
         }
-        Ok(())
     }
 
-    fn recover(&self, id: NodeId) -> Result<Recovered, Broken> {
-        let members = self.ids().into_iter().map(|id| (id, Member::at(format!("sim:{id}"))));
-        let members = Membership::of_voters(members);
-        let options = LogOptions::from(&self.options.config);
-        durable::recover(&self.machines[&id].disk, id, &members, &options)
+    /// Whether no trouble reaches this machine.
+    pub(super) fn is_calm(&self, at: usize) -> bool {
+        self.calm >> at & 1 == 1
     }
 
-    /// Looks whether a majority of disks has what a caller was told is applied.
-    fn check_durable(&self, entry: EntryId) -> Result<(), Broken> {
-        let mut holders = 0;
-        for id in self.ids() {
-            holders += usize::from(durable::holds(&self.recover(id)?, entry));
-        }
-        if 2 * holders > self.machines.len() {
-            Ok(())
+    /// Draws after how many events the next trouble comes.
+    fn plan_trouble(&mut self) {
+        let rate = u64::from(self.options.troubles.rate());
+        self.next_trouble = if rate == 0 || self.phase == Phase::AllHealed {
+            u64::MAX
         } else {
-            let all = self.machines.len();
-            let why = format!("{entry} is acknowledged, and {holders} disks of {all} hold it");
-            Err(Broken::new(why))
-        }
+            self.report.events + 1 + self.dice.troubles.u64(..2 * (100_000 / rate).max(1))
+        };
     }
 
-    fn chance(&mut self, of: u32, among: u32) -> bool {
-        self.rng.u32(..among) < of
+    /// Ends the faults for a majority of those whose disks are sound.
+    fn heal_majority(&mut self) {
+        let mut sound: Vec<usize> =
+            (0..self.machines.len()).filter(|&at| !self.machines[at].excuses.rotten).collect();
+        self.dice.troubles.shuffle(&mut sound);
+        sound.truncate(self.machines.len() / 2 + 1);
+        self.trace.note(self.now, [5, sound.len() as u64], || format!("healed: {sound:?} from 0"));
+        self.phase = Phase::MajorityHealed;
+        self.heal(&sound);
     }
 
-    fn disturb(&mut self) -> Result<(), Broken> {
-        let ids = self.ids();
-        let mut id = ids[self.rng.usize(..ids.len())];
-        // Leaders have the worst luck: their uncommitted tails are where it gets difficult.
-        if self.rng.bool()
-            && let Some(leader) = self.a_leader()
-        {
-            id = leader;
-        }
-        if self.chance(self.options.crash, 10_000) {
-            // Now and then the lights go out everywhere.
-            let all = self.chance(1, 8);
-            for id in if all { ids } else { vec![id] } {
-                self.crash(id);
-            }
-        }
-        // Whoever is down comes back after a while.
-        if self.machines[&id].running.is_none() && self.chance(1, 50) {
-            self.start(id)?;
-        }
-        if self.chance(self.options.partition, 10_000) {
-            self.report.partitions += 1;
-            self.cut_links(id);
-        }
-        if self.chance(self.options.slow, 10_000) {
-            let until = self.clock.now().after(Duration::from_millis(self.rng.u64(..3000)));
-            let which = [CORE, WAL, self.rng.usize(..LOOPS)][self.rng.usize(..3)];
-            self.machines.get_mut(&id).expect("drawn").held.insert(which, until);
-            // A machine that sleeps hears nothing when it wakes either, until its network is up.
-            if which == CORE && self.rng.bool() {
-                self.cut_off(id);
-            }
-        }
-        if self.chance(self.options.fault, 10_000) {
-            let operation = [None, Some(Operation::Write), Some(Operation::Sync)];
-            let fault = Fault {
-                operation: operation[self.rng.usize(..operation.len())],
-                after: self.rng.u64(..20),
-                error: [FaultError::Io, FaultError::NoSpace][self.rng.usize(..2)],
-                lasting: self.rng.bool(),
-            };
-            let machine = self.machines.get_mut(&id).expect("drawn");
-            machine.disk.fail(fault);
-            machine.is_faulty = true;
-        }
-        Ok(())
+    /// Ends all faults.
+    fn heal_all(&mut self) {
+        self.trace.note(self.now, [6], || "everything has healed".to_owned());
+        self.phase = Phase::AllHealed;
+        let all: Vec<usize> = (0..self.machines.len()).collect();
+        self.heal(&all);
     }
 
-    fn a_leader(&self) -> Option<NodeId> {
-        let mut running =
-            self.machines.iter().filter_map(|(id, m)| Some((*id, m.running.as_ref()?)));
-        running.find(|(_, node)| node.node().leads()).map(|(id, _)| id)
-    }
-
-    fn cut_off(&mut self, id: NodeId) {
-        for other in self.ids() {
-            self.cut.extend([(id, other), (other, id)]);
-        }
-        // What was under way is lost with the link.
-        self.under_way.retain(|_, envelope| envelope.to != id && envelope.from.node != id);
-    }
-
-    /// Connects everything, or cuts off `id` in one direction or both, or parts the nodes in two.
-    fn cut_links(&mut self, id: NodeId) {
-        self.cut.clear();
-        let shape = self.rng.u32(..6);
-        let parting = self.rng.u64(..1 << self.machines.len());
-        let side = |id: NodeId| parting >> (id.0 - 1) & 1;
-        for from in self.ids() {
-            for to in self.ids() {
-                let is_cut = match shape {
-                    0 => from == id || to == id,
-                    1 => from == id,
-                    2 => to == id,
-                    3 => side(from) != side(to),
-                    _ => false,
-                };
-                if is_cut {
-                    self.cut.insert((from, to));
-                }
-            }
-        }
-    }
-
-    fn crash(&mut self, id: NodeId) {
-        let machine = self.machines.get_mut(&id).expect("drawn from those there are");
-        if let Some(node) = machine.running.take() {
-            self.report.crashes += 1;
-            self.witness.crashed(id);
-            machine.ledger = node.state().survivor();
-            machine.held.clear();
-            node.crash(StopCause::Crash);
-            *machine.inbound.lock() = None;
-            if self.rng.bool() {
-                machine.disk.crash();
-            } else {
-                machine.disk.kill();
-            }
-        }
-    }
-
-    /// What clients do.
-    fn act(&mut self) {
-        let ids = self.ids();
-        let id = ids[self.rng.usize(..ids.len())];
-        let Some(node) = &self.machines[&id].running else { return };
-        if self.writes.len() < MAX_WRITES && self.rng.u32(..4) == 0 {
-            let write = self.next_write;
-            self.next_write += 1;
-            if let Ok(ticket) = node.node().submit(write) {
-                self.writes.push((write, ticket));
-            } else {
-                self.report.refused += 1;
-                self.witness.refused(write);
-            }
-        }
-        if self.reads.len() < MAX_WRITES && self.rng.u32(..8) == 0 {
-            let at_least = self.witness.acknowledged();
-            if let Some(read) = node.begin_read() {
-                self.reads.push((at_least, id, read));
-            }
-        }
-    }
-
-    /// Looks at everything.
-    fn watch(&mut self) -> Result<(), Broken> {
-        for (id, machine) in &self.machines {
-            if let Some(node) = &machine.running {
-                self.witness.look(*id, &node.status(), &node.state())?;
-            }
-        }
-        self.report.leaders = self.witness.leaders();
-        self.report.entries = self.witness.entries();
-        self.watch_writes()?;
-        self.watch_reads()
-    }
-
-    fn watch_writes(&mut self) -> Result<(), Broken> {
-        let mut waiting = Vec::with_capacity(self.writes.len());
-        for (write, mut ticket) in std::mem::take(&mut self.writes) {
-            match ticket.try_wait() {
-                None => waiting.push((write, ticket)),
-                Some(Ok(place)) => {
-                    self.report.acknowledged += 1;
-                    self.witness.acknowledge(write, place)?;
-                    if self.chance(1, 64) {
-                        self.check_durable(place)?;
-                    }
-                }
-                Some(Err(ProposeError::Unknown { .. })) => self.report.unknown += 1,
-                Some(Err(_)) => {
-                    self.report.refused += 1;
-                    self.witness.refused(write);
-                }
-            }
-        }
-        self.writes = waiting;
-        Ok(())
-    }
-
-    fn watch_reads(&mut self) -> Result<(), Broken> {
-        let mut waiting = Vec::with_capacity(self.reads.len());
-        for (at_least, id, read) in self.reads.drain(..) {
-            match read.poll() {
-                None => waiting.push((at_least, id, read)),
-                Some(Confirmation::Confirmed(index)) => {
-                    self.report.reads += 1;
-                    if index < at_least {
-                        let why =
-                            format!("node {id} may read at {index} what was written at {at_least}");
-                        return Err(Broken::new(why));
-                    }
-                }
-                // It may be tried again.
-                Some(Confirmation::NotLeader(_) | Confirmation::Stopped(_)) => {}
-            }
-        }
-        self.reads = waiting;
-        Ok(())
-    }
-
-    /// Ends all faults and waits until everything that was promised is seen on every node.
-    ///
-    /// # Errors
-    /// A promise that is not kept, or nodes that make no progress in peace.
-    pub fn settle(mut self) -> Result<Report, Broken> {
-        self.calm = true;
-        for machine in self.machines.values_mut() {
+    fn heal(&mut self, machines: &[usize]) {
+        for &at in machines {
+            self.calm |= 1 << at;
+            let machine = &mut self.machines[at];
             machine.disk.clear_faults();
-            machine.held.clear();
+            machine.excuses.failing = false;
+            machine.excuses.power = false;
+            machine.down_until = self.now;
+            machine.release_all();
         }
-        for id in self.ids() {
-            if self.machines[&id].running.is_none() {
-                self.start(id)?;
-            }
-        }
-        // One more write, to see that they can.
-        let write = self.next_write;
-        let mut last: Option<Ticket<Ledger>> = None;
-        let mut place = None;
-        for _ in 0..2_000_000 {
-            self.step()?;
-            match &mut last {
-                None if place.is_none() => {
-                    let nodes =
-                        self.machines.values().filter_map(|machine| machine.running.as_ref());
-                    last = nodes.map(Simulated::node).find_map(|node| node.submit(write).ok());
-                }
-                Some(ticket) => match ticket.try_wait() {
-                    Some(Ok(applied)) => {
-                        place = Some(applied);
-                        last = None;
-                    }
-                    Some(Err(_)) => last = None,
-                    None => {}
-                },
-                None => {}
-            }
-            if let Some(place) = place
-                && self.machines.values().all(|machine| {
-                    machine
-                        .running
-                        .as_ref()
-                        .is_some_and(|node| node.status().applied >= place.index)
-                })
-                && self.is_quiet()
-            {
-                self.witness.finish()?;
-                return Ok(self.report);
-            }
-        }
-        let states: Vec<_> = self.machines.values().filter_map(|m| m.running.as_ref()).collect();
-        let states: Vec<_> = states.iter().map(|node| node.status()).collect();
-        let (writes, reads) = (self.writes.len(), self.reads.len());
-        Err(Broken::new(format!(
-            "no progress in peace: {writes} writes and {reads} reads wait, {states:#?}"
-        )))
+        let calm = self.calm;
+        self.network.heal(|from, to| calm >> from & calm >> to & 1 == 1);
     }
 
-    /// Everybody has an answer, and all room at the doors has come back.
-    fn is_quiet(&self) -> bool {
-        let mut nodes = self.machines.values().filter_map(|machine| machine.running.as_ref());
-        self.writes.is_empty()
-            && self.reads.is_empty()
-            && nodes.all(|node| node.status().pending == 0)
+    /// Runs until `done`, which must be so in bounded time.
+    fn run_until(&mut self, what: &str, done: impl Fn(&Self) -> bool) -> Result<(), Broken> {
+        let (until, last) = (self.now.after(PATIENCE), self.report.events + MAX_SETTLING);
+        while !done(self) {
+            if self.now > until || self.report.events > last {
+                let nodes = self.machines.iter().map(Machine::describe);
+                let nodes: Vec<_> = nodes.collect();
+                return Err(Broken::new(format!("{what}: {}", nodes.join("; "))));
+            }
+            self.step()?;
+        }
+        Ok(())
+    }
+
+    /// Everybody has an answer, and every node has applied the same whole log.
+    fn is_settled(&self) -> bool {
+        let committed = self.witness.committed();
+        self.clients.iter().all(Client::is_idle)
+            && self.machines.iter().filter(|machine| !machine.is_lost).all(|machine| {
+                machine.node.as_ref().is_some_and(|node| {
+                    node.applied() == committed
+                        && node.core().last().index == committed
+                        && node.pending() == 0
+                })
+            })
+    }
+
+    fn check_end(&mut self) -> Result<(), Broken> {
+        for at in 0..self.machines.len() {
+            let machine = &self.machines[at];
+            if let Some(node) = &machine.node {
+                if !node.door_is_empty() {
+                    let id = machine.id;
+                    return Err(Broken::new(format!("node {id}: not all room has come back")));
+                }
+                let digest = node.look(|state| self.workload.digest(&state.machine));
+                self.witness.check_state(at, machine.id, digest)?;
+            }
+        }
+        let machines = self.machines.iter().enumerate();
+        self.witness.finish(machines.filter(|(_, m)| !m.is_lost).map(|(at, _)| at))
+    }
+
+    /// A node that leads, as far as it knows.
+    pub(super) fn a_leader(&self) -> Option<usize> {
+        self.machines.iter().position(|machine| {
+            machine.node.as_ref().is_some_and(|node| node.core().role() == Role::Leader)
+        })
     }
 }
 
-/// Folds a number into a trace.
-fn mix(trace: u64, number: u64) -> u64 {
-    (trace ^ number).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(29)
+/// What a disk must still hold after a crash: an entry, with all before it, and term and vote.
+pub(super) type MustHave = (EntryId, HardState);
+
+fn panic_message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(ToString::to_string);
+    let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+    format!("panic: {}", text.unwrap_or_else(|| "no message".into()))
 }

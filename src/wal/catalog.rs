@@ -16,6 +16,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::Position;
+use super::format::Salt;
 use super::segment::{Segment, WriteBack};
 use crate::storage::Storage;
 use crate::types::LogIndex;
@@ -30,6 +31,7 @@ pub(super) struct ColdSegment {
     pub(super) storage: Arc<dyn Storage>,
     pub(super) sequence: u32,
     pub(super) path: PathBuf,
+    pub(super) salt: Salt,
     /// Where its last batch ends.
     pub(super) end: usize,
     /// The file's length.
@@ -49,6 +51,15 @@ impl Place {
             Self::Mapped(segment) => segment.sequence(),
             Self::Cold(segment) => segment.sequence,
         }
+    }
+
+    /// Bytes of the file, or of the memory.
+    pub(super) fn bytes(&self) -> u64 {
+        let bytes = match self {
+            Self::Mapped(segment) => segment.capacity(),
+            Self::Cold(segment) => segment.file_bytes,
+        };
+        bytes as u64
     }
 }
 
@@ -164,14 +175,33 @@ impl Catalog {
         entry.write_back.take().expect("one flusher")
     }
 
-    /// From here on the segment is read from its file. Nothing happens if it was released meanwhile.
-    pub(super) fn cool(&self, cold: ColdSegment) {
+    /// From here on the segment is read from its file. Returns whether it was still there: nothing happens
+    /// if it was released meanwhile.
+    pub(super) fn cool(&self, cold: ColdSegment) -> bool {
         let mut inner = self.0.lock();
         let found =
             inner.segments.binary_search_by_key(&cold.sequence, |entry| entry.place.sequence());
         if let Ok(at) = found {
             inner.segments[at].place = Place::Cold(Arc::new(cold));
         }
+        found.is_ok()
+    }
+
+    /// Bytes of all segments.
+    pub(super) fn bytes(&self) -> u64 {
+        self.0.lock().segments.iter().map(|entry| entry.place.bytes()).sum()
+    }
+
+    /// How many segments have to go, oldest first, until the rest has at most `max_bytes`.
+    pub(super) fn beyond(&self, max_bytes: u64) -> usize {
+        let inner = self.0.lock();
+        let mut room = max_bytes;
+        let fits = inner.segments.iter().rev().take_while(|entry| {
+            let left = room.checked_sub(entry.place.bytes());
+            room = left.unwrap_or(0);
+            left.is_some()
+        });
+        inner.segments.len() - fits.count()
     }
 
     /// All segments, in order.
@@ -207,7 +237,8 @@ mod tests {
         for sequence in [1, 2, 5] {
             let path = PathBuf::new();
             let storage = Arc::new(super::super::Disk);
-            let cold = ColdSegment { storage, sequence, path, end: 1 << 16, file_bytes: 1 << 16 };
+            let (salt, end, file_bytes) = (Salt::default(), 1 << 16, 1 << 16);
+            let cold = ColdSegment { storage, sequence, path, salt, end, file_bytes };
             catalog.push(Place::Cold(Arc::new(cold)), None);
         }
         catalog

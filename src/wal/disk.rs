@@ -53,7 +53,7 @@ impl Storage for Disk {
                 result => result?,
             }
         }
-        flush_entries(&chain, missing)
+        flush_entries(&chain, missing, |dir| self.sync_dir(dir))
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
@@ -107,7 +107,11 @@ impl Storage for Disk {
 /// The others are flushed too: an earlier process may have created them and died before it flushed them,
 /// and everything below would be lost with their names. A mount point ends this, for nothing of ours
 /// created it.
-fn flush_entries(chain: &[&Path], created: usize) -> io::Result<()> {
+fn flush_entries(
+    chain: &[&Path],
+    created: usize,
+    mut flush: impl FnMut(&Path) -> io::Result<()>,
+) -> io::Result<()> {
     for (depth, dir) in chain.iter().enumerate() {
         let parent = match dir.parent() {
             None => break,
@@ -117,7 +121,7 @@ fn flush_entries(chain: &[&Path], created: usize) -> io::Result<()> {
         if fs::metadata(dir)?.dev() != fs::metadata(parent)?.dev() {
             break;
         }
-        match Disk.sync_dir(parent) {
+        match flush(parent) {
             // A directory that this user may not read was set up by somebody else.
             Err(error) if depth >= created && error.kind() == io::ErrorKind::PermissionDenied => {}
             result => result?,
@@ -209,6 +213,39 @@ mod tests {
         Disk.open(&dir.join("file"), OpenMode::Create).expect("created");
         Disk.create_dir(&dir).expect("already there");
         assert_eq!(Disk.list(&dir).expect("listed"), ["file"]);
+    }
+
+    #[test]
+    fn a_directorys_name_is_flushed_in_its_parent_and_so_are_the_names_above_it() {
+        let temp = temp();
+        let dir = temp.path().join("a/b");
+        Disk.create_dir(&dir).expect("created");
+        let chain: Vec<&Path> = dir.ancestors().collect();
+        let mut flushed = Vec::new();
+        let flush = |dir: &Path| {
+            flushed.push(dir.to_path_buf());
+            Ok(())
+        };
+        flush_entries(&chain, 2, flush).expect("flushed");
+        assert_eq!(flushed[..2], [temp.path().join("a"), temp.path().to_path_buf()]);
+        // Up to where the file system is mounted, which nobody here has created.
+        let device = |dir: &Path| fs::metadata(dir).expect("there").dev();
+        let ends = flushed.last().expect("some").ancestors();
+        let ends: Vec<_> = ends.take_while(|above| device(above) == device(&dir)).collect();
+        assert_eq!(ends.len(), 1, "{flushed:?}");
+    }
+
+    #[test]
+    fn a_name_that_cannot_be_flushed_is_an_error_unless_somebody_else_set_the_directory_up() {
+        let temp = temp();
+        let dir = temp.path().join("a");
+        Disk.create_dir(&dir).expect("created");
+        let chain: Vec<&Path> = dir.ancestors().collect();
+        let refused = |kind: io::ErrorKind| move |_: &Path| Err(io::Error::from(kind));
+        let denied = io::ErrorKind::PermissionDenied;
+        assert!(flush_entries(&chain, 1, refused(denied)).is_err(), "we have created it");
+        flush_entries(&chain, 0, refused(denied)).expect("it was there before");
+        assert!(flush_entries(&chain, 0, refused(io::ErrorKind::Other)).is_err());
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! Makes the log durable: the only writer of segment files in use.
 //!
-//! A flush completes the marks in its range, writes exactly that range back with `pwrite`, and flushes
-//! the file. Whatever has gathered since the last flush goes at once (group commit). Across a segment's
+//! A flush completes the marks in its range, writes exactly that range back with `pwrite`, adds an echo in
+//! the block behind it, and flushes the file. Whatever has gathered since the last flush goes at once (group
+//! commit). Across a segment's
 //! end the sealed segment is durable before a byte of its successor is written, so a successor never has
 //! anything in it that its predecessor does not lead to.
 //!
@@ -11,7 +12,7 @@
 use std::sync::Arc;
 
 use super::Position;
-use super::format::SEGMENT_HEADER_BYTES;
+use super::format::{SEGMENT_HEADER_BYTES, echo_at, encode_echo};
 use super::identity::Directory;
 use super::pool::Shared;
 use super::segment::{Backing, WriteBack};
@@ -89,12 +90,16 @@ impl Flusher {
             return Ok(());
         }
         self.current.complete_marks(from, to, self.flushed);
-        let Backing { file, path } =
+        let Backing { file, path, salt } =
             self.current.segment().backing().expect("a log with a flusher has files");
         let failed = |operation| {
             move |error| StorageError::io(path, operation, error).at_offset(from as u64)
         };
         file.write_at(self.current.bytes(from, to), from as u64).map_err(failed("write"))?;
+        // A block that is lost later takes the marks of all flushes in it along; this one stays to tell. It
+        // is in the file alone, and the flush that comes to its place writes over it.
+        let echo = encode_echo(self.flushed, *salt);
+        file.write_at(&echo, echo_at(to) as u64).map_err(failed("write"))?;
         file.sync().map_err(failed("flush"))?;
         self.flushed = self.current.segment().position(to);
         self.shared.set_flushed(self.flushed);

@@ -1,4 +1,4 @@
-//! The bytes of a segment file that are not records: its header, marks, truncations and seals.
+//! The bytes of a segment file that are not records: its header, marks, truncations, seals and echoes.
 //!
 //! They belong to one node's log and never travel; [`wal`](super) draws them. Everything here turns
 //! values into bytes and back, and knows nothing of files, mappings or threads.
@@ -16,8 +16,12 @@ pub(super) const MARK_BYTES: usize = 80;
 pub(super) const TRUNCATION_BYTES: usize = 32;
 /// Bytes of a seal.
 pub(super) const SEAL_BYTES: usize = 24;
-/// What every segment keeps free at its end: a batch of nothing but a seal.
+/// What every segment keeps free behind its records: a batch of nothing but a seal.
 pub(super) const SEAL_RESERVE: usize = MARK_BYTES + SEAL_BYTES;
+/// Bytes of an echo, which stands alone in the block behind the last batch.
+pub(super) const ECHO_BYTES: usize = 24;
+/// What a disk or a file system loses, mixes up or brings back as a whole. Segments are multiples of it.
+pub(super) const BLOCK_BYTES: usize = 4096;
 
 /// The version of everything in a segment file.
 pub(super) const VERSION: u32 = 0;
@@ -28,6 +32,7 @@ const HEADER_CRC: usize = 60;
 const KIND_MARK: u8 = 1;
 const KIND_TRUNCATION: u8 = 2;
 const KIND_SEAL: u8 = 3;
+const KIND_ECHO: u8 = 4;
 
 /// Where the kind of local bytes stands; record headers have other bytes there.
 pub(super) const KIND_AT: usize = 8;
@@ -50,6 +55,21 @@ pub(super) fn u32_at(bytes: &[u8], at: usize) -> u32 {
 
 pub(super) fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
+}
+
+/// What the checksums of marks and echoes begin with. It is drawn with the directory and never leaves this
+/// node, so neither another node's bytes nor a payload that was made to look like a mark can pass for one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Salt(u32);
+
+impl Salt {
+    pub(super) fn of(incarnation: Incarnation) -> Self {
+        Self(crc32c::crc32c(&incarnation.0.to_le_bytes()))
+    }
+
+    pub(super) fn checksum(self, bytes: &[u8]) -> u32 {
+        crc32c::crc32c_append(self.0, bytes)
+    }
 }
 
 /// Says whose a segment file is and which one.
@@ -155,20 +175,20 @@ impl Mark {
     }
 
     /// The whole mark.
-    pub(super) fn encode(&self) -> [u8; MARK_BYTES] {
+    pub(super) fn encode(&self, salt: Salt) -> [u8; MARK_BYTES] {
         let mut out = self.encode_open();
         out[DURABLE_AT..40].copy_from_slice(&self.durable.to_word().to_le_bytes());
-        let crc = crc32c::crc32c(&out[4..]);
+        let crc = salt.checksum(&out[4..]);
         out[..4].copy_from_slice(&crc.to_le_bytes());
         out
     }
 
     /// The mark at the start of `bytes`, if there is a good one.
-    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
+    pub(super) fn decode(bytes: &[u8], salt: Salt) -> Option<Self> {
         let bytes = bytes.get(..MARK_BYTES)?;
         if u32_at(bytes, 4) != MARK_BYTES as u32 | LOCAL_BIT
             || bytes[KIND_AT..BATCH_BYTES_AT] != [KIND_MARK, 0, 0, 0]
-            || u32_at(bytes, 0) != crc32c::crc32c(&bytes[4..])
+            || u32_at(bytes, 0) != salt.checksum(&bytes[4..])
         {
             return None;
         }
@@ -234,6 +254,37 @@ pub(super) fn decode_seal(bytes: &[u8], sequence: u32) -> Option<u32> {
     Some(u32_at(bytes, 12))
 }
 
+/// The bytes of an echo: everything before `durable` was on the disk.
+pub(super) fn encode_echo(durable: Position, salt: Salt) -> [u8; ECHO_BYTES] {
+    let mut out = [0; ECHO_BYTES];
+    out[4..8].copy_from_slice(&(ECHO_BYTES as u32 | LOCAL_BIT).to_le_bytes());
+    out[KIND_AT] = KIND_ECHO;
+    out[16..24].copy_from_slice(&durable.to_word().to_le_bytes());
+    let crc = salt.checksum(&out[4..]);
+    out[..4].copy_from_slice(&crc.to_le_bytes());
+    out
+}
+
+/// The durable position that a mark or an echo at the start of `bytes` names, if a good one stands there.
+pub(super) fn claimed_durable(bytes: &[u8], salt: Salt) -> Option<Position> {
+    match (u32_at(bytes.get(..ECHO_BYTES)?, 4) & !LOCAL_BIT) as usize {
+        MARK_BYTES => Some(Mark::decode(bytes, salt)?.durable),
+        ECHO_BYTES => {
+            let bytes = &bytes[..ECHO_BYTES];
+            let good = u32_at(bytes, 4) & LOCAL_BIT != 0
+                && bytes[KIND_AT..16] == [KIND_ECHO, 0, 0, 0, 0, 0, 0, 0]
+                && u32_at(bytes, 0) == salt.checksum(&bytes[4..]);
+            good.then(|| Position::from_word(u64_at(bytes, 16)))
+        }
+        _ => None,
+    }
+}
+
+/// Where the echo of bytes that end at `end` stands: in a block with none of them.
+pub(super) const fn echo_at(end: usize) -> usize {
+    end.next_multiple_of(BLOCK_BYTES)
+}
+
 fn finish_local(out: &mut [u8]) {
     let length = out.len() as u32 | LOCAL_BIT;
     out[4..8].copy_from_slice(&length.to_le_bytes());
@@ -289,8 +340,10 @@ mod tests {
     fn every_flipped_bit_of_local_bytes_is_noticed() {
         type Holds = fn(&[u8]) -> bool;
         let mark = Mark { batch_bytes: 80, position: Position::new(3, 64), ..Mark::default() };
-        let all: [(&[u8], Holds); 4] = [
-            (&mark.encode(), |bytes| Mark::decode(bytes).is_some()),
+        let echo = encode_echo(Position::new(3, 64), Salt(5));
+        let all: [(&[u8], Holds); 5] = [
+            (&mark.encode(Salt(5)), |bytes| Mark::decode(bytes, Salt(5)).is_some()),
+            (&echo, |bytes| claimed_durable(bytes, Salt(5)).is_some()),
             (&encode_truncation(EntryId::ZERO), |bytes| decode_truncation(bytes).is_some()),
             (&encode_seal(4, 5), |bytes| decode_seal(bytes, 4).is_some()),
             (&header().encode(), |bytes| SegmentHeader::decode(bytes).is_ok()),
@@ -312,6 +365,23 @@ mod tests {
         assert_ne!(digest(&[1, 2]), digest(&[2, 1]));
         assert_ne!(digest(&[1, 2, 3]), digest(&[1, 4, 3]));
         assert_ne!(digest(&[1]), digest(&[0, 1, 0]));
+    }
+
+    #[test]
+    fn a_mark_and_an_echo_of_another_directory_are_none() {
+        let mark = Mark { durable: Position::new(3, 64), ..Mark::default() };
+        for bytes in [&mark.encode(Salt(5))[..], &encode_echo(mark.durable, Salt(5))] {
+            assert_eq!(claimed_durable(bytes, Salt(5)), Some(mark.durable));
+            assert_eq!(claimed_durable(bytes, Salt(6)), None);
+        }
+        assert_eq!(Mark::decode(&mark.encode(Salt(5)), Salt(6)), None);
+    }
+
+    #[test]
+    fn an_echo_shares_no_block_with_what_it_speaks_of() {
+        assert_eq!(echo_at(65), BLOCK_BYTES);
+        assert_eq!(echo_at(BLOCK_BYTES), BLOCK_BYTES);
+        assert_eq!(echo_at(BLOCK_BYTES + 8), 2 * BLOCK_BYTES);
     }
 
     fn header() -> SegmentHeader {

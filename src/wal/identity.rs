@@ -2,8 +2,9 @@
 //!
 //! A node that starts on another node's directory, on another cluster's, or on one that is in use,
 //! breaks promises it does not know of. So a directory is checked before a byte is written to it: without
-//! the lock first, so that even a lock file is not left in the wrong place, and again under the lock.
-//! Then the boot count is raised, durably: peers tell messages from before a restart from those after.
+//! the lock first, so that even a lock file is not left in the wrong place, and again under the lock. Then the
+//! caller looks at vote and log. Only when all of it is found to be in order the boot count is raised,
+//! durably: peers tell messages from before a restart from those after.
 //!
 //! ```text
 //!  offset  bytes
@@ -30,7 +31,8 @@
 //! A missing file must not pass for one that never was: a node without its vote file would vote twice.
 //! So the identity says what else must be there, and it comes first. At a first start the identity is
 //! made durable, then an empty vote file, then the identity once more, with bit 0. Without bit 0 nobody
-//! has voted, and the vote file is created (again); with it, its absence is damage. Bit 1 is set by
+//! has voted, and the vote file is created (again); with it, its absence is damage. The vote file repeats the
+//! boot count (see [`vote`](super::vote)), so that an old copy of either file shows. Bit 1 is set by
 //! [`Directory::set_log_exists`] before the first entry is acknowledged. A directory that has a vote file or
 //! a log and no identity is damaged, never new.
 
@@ -39,12 +41,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::replace::{read, replace};
-use super::vote;
+use super::vote::{self, VoteFile};
 use crate::codec::{self, MAX_MESSAGE_BYTES};
 use crate::error::{StorageError, StorageErrorKind};
 use crate::membership::Membership;
-use crate::storage::{Storage, StorageLock};
-use crate::types::{BootCount, Incarnation, NodeId, Sender};
+use crate::storage::{OpenMode, Storage, StorageLock};
+use crate::types::{BootCount, HardState, Incarnation, NodeId, Sender};
 
 const IDENTITY_FILE: &str = "identity";
 const LOCK_FILE: &str = "lock";
@@ -64,7 +66,7 @@ const MAX_FILE_BYTES: usize = HEADER_BYTES + MAX_NAME_BYTES + MAX_MESSAGE_BYTES;
 const FLAG_VOTE: u32 = 1;
 const FLAG_LOG: u32 = 2;
 
-/// A data directory that is ours: checked, locked, and its boot count raised.
+/// A data directory that is ours: checked and locked.
 #[derive(Debug)]
 pub(crate) struct Directory {
     storage: Arc<dyn Storage>,
@@ -76,22 +78,22 @@ pub(crate) struct Directory {
 
 /// What the identity file says.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Identity {
-    vote_exists: bool,
-    log_exists: bool,
-    sender: Sender,
+pub(super) struct Identity {
+    pub(super) vote_exists: bool,
+    pub(super) log_exists: bool,
+    pub(super) sender: Sender,
     cluster_id: u128,
-    cluster: String,
-    membership: Membership,
+    pub(super) cluster: String,
+    pub(super) membership: Membership,
 }
 
 impl Directory {
     /// Opens the directory of `node`, or creates it: checks that it is this node's, in this cluster and
-    /// first started with these members, takes its lock, and raises its boot count.
+    /// first started with these members, and takes its lock. Writes nothing else: it is in use after
+    /// [`start`](Self::start).
     ///
     /// # Errors
-    /// `AnotherCluster`, `AnotherNode`, `OtherMembers`, `UnknownVersion`, `InUse` and `Damaged`: then
-    /// nothing has been written. `Io`.
+    /// `AnotherCluster`, `AnotherNode`, `OtherMembers`, `UnknownVersion`, `InUse` and `Damaged`. `Io`.
     pub(crate) fn open(
         storage: Arc<dyn Storage>,
         dir: &Path,
@@ -119,23 +121,41 @@ impl Directory {
             .lock(&lock_path)
             .map_err(failed(&lock_path, "lock"))?
             .ok_or_else(|| StorageError::new(dir, StorageErrorKind::InUse))?;
-        let mut identity = match inspect(&*storage, dir, &wanted)? {
+        let identity = match inspect(&*storage, dir, &wanted)? {
             Some(stored) => stored,
             None => wanted.named(storage.random().map_err(failed(dir, "random"))?),
         };
-        identity.sender.boot.0 += 1;
-        let mut directory =
-            Self { storage, path: dir.to_path_buf(), identity, poisoned: false, _lock: lock };
-        directory.write()?;
-        if !directory.identity.vote_exists {
-            vote::create(&*directory.storage, dir)?;
-            directory.identity.vote_exists = true;
-            directory.write()?;
-        }
-        Ok(directory)
+        Ok(Self { storage, path: dir.to_path_buf(), identity, poisoned: false, _lock: lock })
     }
 
-    /// How this run of the node signs its messages.
+    /// The vote file, if there must be one. Only reads.
+    ///
+    /// # Errors
+    /// As [`VoteFile::open`].
+    pub(crate) fn vote(&self) -> Result<Option<VoteFile>, StorageError> {
+        self.identity.vote(&*self.storage, &self.path, OpenMode::Write)
+    }
+
+    /// Begins a run: raises the boot count, and makes `vote` durable, or creates it if there is none.
+    ///
+    /// # Errors
+    /// `Io`; from then on `Poisoned`.
+    pub(crate) fn start(&mut self, vote: Option<VoteFile>) -> Result<VoteFile, StorageError> {
+        self.identity.sender.boot.0 += 1;
+        let boot = self.identity.sender.boot;
+        if let Some(mut vote) = vote {
+            vote.renew(boot)?;
+            self.write()?;
+            return Ok(vote);
+        }
+        self.write()?;
+        vote::create(&*self.storage, &self.path, self.sender())?;
+        self.identity.vote_exists = true;
+        self.write()?;
+        VoteFile::open(&*self.storage, &self.path, self.sender())
+    }
+
+    /// How this run of the node signs its messages; until [`start`](Self::start), how the last one did.
     pub(crate) fn sender(&self) -> Sender {
         self.identity.sender
     }
@@ -187,16 +207,24 @@ fn inspect(
     dir: &Path,
     wanted: &Identity,
 ) -> Result<Option<Identity>, StorageError> {
+    let stored = look(storage, dir)?;
+    if let Some(stored) = &stored {
+        stored.check(dir, wanted)?;
+    }
+    Ok(stored)
+}
+
+/// What the directory says of itself; `None` if it is new. Only reads.
+///
+/// # Errors
+/// `Damaged`, `UnknownVersion` and `Io`.
+pub(super) fn look(storage: &dyn Storage, dir: &Path) -> Result<Option<Identity>, StorageError> {
     // What else is there is looked at first. Without the lock another process may be starting here for the
     // first time, and it writes the identity before anything else: looked at last, it is there.
     let contents = contents(storage, dir)?;
     let path = dir.join(IDENTITY_FILE);
     match (read(storage, &path, MAX_FILE_BYTES)?, contents) {
-        (Some(bytes), _) => {
-            let stored = Identity::decode(&path, &bytes)?;
-            stored.check(dir, wanted)?;
-            Ok(Some(stored))
-        }
+        (Some(bytes), _) => Identity::decode(&path, &bytes).map(Some),
         (None, None) => Ok(None),
         (None, Some(name)) => {
             Err(StorageError::damaged(path, format!("an identity file: there is a {name}")))
@@ -222,6 +250,34 @@ fn contents(storage: &dyn Storage, dir: &Path) -> Result<Option<&'static str>, S
 }
 
 impl Identity {
+    /// The vote file, if there must be one, opened in `mode`. Only reads.
+    ///
+    /// # Errors
+    /// As [`VoteFile::open`].
+    pub(super) fn vote(
+        &self,
+        storage: &dyn Storage,
+        dir: &Path,
+        mode: OpenMode,
+    ) -> Result<Option<VoteFile>, StorageError> {
+        let vote = VoteFile::read(storage, dir, mode)?;
+        match vote {
+            None if self.vote_exists => {
+                Err(StorageError::damaged(dir.join(vote::VOTE_FILE), "a vote file: there was one"))
+            }
+            Some(vote) if self.vote_exists => {
+                vote.check(self.sender)?;
+                Ok(Some(vote))
+            }
+            Some(vote) if vote.state() != HardState::default() => {
+                let path = dir.join(IDENTITY_FILE);
+                Err(StorageError::damaged(path, "an identity that knows of the vote file"))
+            }
+            // The first start was cut short.
+            Some(_) | None => Ok(None),
+        }
+    }
+
     /// The same with an incarnation.
     fn named(mut self, incarnation: u128) -> Self {
         self.sender.incarnation = Incarnation(incarnation);

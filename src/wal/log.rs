@@ -12,8 +12,8 @@ use std::sync::Arc;
 
 use super::catalog::{Place, WAYPOINT_BYTES};
 use super::format::{
-    MARK_BYTES, Mark, SEAL_RESERVE, SEGMENT_HEADER_BYTES, TRUNCATION_BYTES, encode_seal,
-    encode_truncation, fold, u32_at, u64_at,
+    BLOCK_BYTES, MARK_BYTES, Mark, SEAL_RESERVE, SEGMENT_HEADER_BYTES, TRUNCATION_BYTES,
+    encode_seal, encode_truncation, fold, u32_at, u64_at,
 };
 use super::pool::{Ready, Shared};
 use super::reader::{Cut, LogReader};
@@ -29,6 +29,8 @@ use crate::types::{BootCount, EntryId, LogIndex, Term};
 const RECENT_BATCHES: usize = 256;
 /// Batches whose end is remembered until it is durable; beyond, neighbours are taken together.
 const MAX_BATCH_ENDS: usize = 1024;
+/// What entries leave free, so that the last flush of a segment can be covered without another one.
+const COVER_RESERVE: usize = MARK_BYTES;
 
 /// What [`Log::slices`] found.
 #[derive(Debug)]
@@ -225,9 +227,9 @@ impl Log {
     /// that are ready.
     pub fn room(&self) -> usize {
         // A truncation ends the open batch and begins another.
-        let local = SEAL_RESERVE + MARK_BYTES + TRUNCATION_BYTES;
+        let local = COVER_RESERVE + SEAL_RESERVE + MARK_BYTES + TRUNCATION_BYTES;
         let open = self.writer.free().saturating_sub(local);
-        let whole = (self.segment_bytes - SEGMENT_HEADER_BYTES).saturating_sub(local);
+        let whole = self.segment_bytes.saturating_sub(SEGMENT_HEADER_BYTES + BLOCK_BYTES + local);
         // A segment is left when the next record does not fit.
         let waste = self.max_record_bytes.saturating_sub(1);
         match self.shared.pool.count() {
@@ -401,19 +403,18 @@ impl Log {
 
     /// Adds an empty batch whose mark will say that everything before it is durable, so that a later
     /// start can tell damage there from a torn tail; returns the position to flush. For an idle moment
-    /// and for the end. `None` if a mark says so already, if something still waits to be flushed, or if
-    /// there is no room for one.
+    /// and for the end. `None` if a mark says so already, or if something still waits to be flushed.
     pub fn cover(&mut self) -> Option<Position> {
         let releasing = self.releasing.back().is_some_and(|(_, after)| after.is_none());
         if self.is_in_memory()
             || self.batch.is_some()
             || self.flushed < self.writer.position()
             || (self.covered && !releasing)
-            || !self.fits(0)
+            || MARK_BYTES + SEAL_RESERVE > self.writer.free()
         {
             return None;
         }
-        self.make_room(0);
+        self.open_batch();
         let position = self.publish();
         self.covered = true;
         Some(position)
@@ -475,20 +476,42 @@ impl Log {
     /// # Panics
     /// If `up_to` lies beyond the end of the log.
     pub fn release(&mut self, up_to: LogIndex) {
+        self.release_beyond(0, up_to);
+    }
+
+    /// As [`release`](Self::release), but only while the segments of the log have more than `max_bytes` in
+    /// all; those that are [ready](LogOptions::ready_segments) do not count. Returns whether something is
+    /// let go of that waits for a mark: a log to which nothing is appended needs a [`cover`](Self::cover)
+    /// for that.
+    ///
+    /// # Panics
+    /// If `up_to` lies beyond the end of the log.
+    pub fn release_beyond(&mut self, max_bytes: u64, up_to: LogIndex) -> bool {
         assert!(up_to <= self.last.index, "release {up_to}, the log ends with {}", self.last);
-        let before = self.oldest();
-        // Entries that were superseded may not have been flushed, and a segment that the flusher has not
-        // entered is still its to write: the marks of its successors lead back to it.
-        while self.segments.len() > 1
+        if self.may_release(up_to) {
+            self.release_up_to(self.shared.catalog.beyond(max_bytes), up_to);
+        }
+        self.releasing.back().is_some_and(|(_, after)| after.is_none())
+    }
+
+    /// Whether the oldest segment may go. Entries that were superseded may not have been flushed, and a
+    /// segment that the flusher has not entered is still its to write: the marks of its successors lead
+    /// back to it.
+    fn may_release(&self, up_to: LogIndex) -> bool {
+        self.segments.len() > 1
             && self.segments[1].base.index <= up_to
             && self.segments[1].sequence <= self.flushed.sequence()
-        {
+    }
+
+    fn release_up_to(&mut self, max_segments: usize, up_to: LogIndex) {
+        let before = self.segments.len();
+        while before - self.segments.len() < max_segments && self.may_release(up_to) {
             self.segments.pop_front();
         }
-        let oldest = self.oldest();
-        if oldest == before {
+        if self.segments.len() == before {
             return;
         }
+        let oldest = self.oldest();
         self.base = self.segments[0].base;
         while self.terms.front().is_some_and(|run| run.first <= self.base.index) {
             self.terms.pop_front();
@@ -508,6 +531,17 @@ impl Log {
         }
     }
 
+    /// The bytes that the log takes on the disk, or in memory: its segments, those that are ready or being
+    /// made, and those that were let go of and not deleted yet.
+    pub fn bytes(&self) -> u64 {
+        self.shared.bytes()
+    }
+
+    /// How many segments hold the log, the one that is appended to included.
+    pub fn segments(&self) -> usize {
+        self.segments.len()
+    }
+
     fn oldest(&self) -> u32 {
         self.segments.front().expect("there is always an active segment").sequence
     }
@@ -524,7 +558,7 @@ impl Log {
     /// Whether `bytes` more bytes fit into the active segment, with a mark if one is needed.
     fn fits(&self, bytes: usize) -> bool {
         let mark = if self.batch.is_some() { 0 } else { MARK_BYTES };
-        bytes + mark + SEAL_RESERVE <= self.writer.free()
+        bytes + mark + COVER_RESERVE + SEAL_RESERVE <= self.writer.free()
     }
 
     /// Makes sure that a batch is open and that `bytes` bytes fit into it.

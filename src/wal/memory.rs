@@ -105,6 +105,7 @@ pub fn open_in_memory(
             shared.catalog.push(place, None);
         }
     }
+    shared.add_bytes(shared.catalog.bytes());
     let next_sequence = hot.last().map_or(1, |segment| segment.sequence() + 1);
     let mut preparer = Preparer::new(Arc::clone(&shared), Ground::Memory, options, next_sequence);
     let ready = preparer.first_segment()?;

@@ -72,7 +72,7 @@
 //!      60      4  crc: CRC32C of bytes 0 to 59
 //!
 //! mark: begins every batch
-//!       0      4  crc: CRC32C of bytes 4 to 79
+//!       0      4  crc: of bytes 4 to 79, salted
 //!       4      4  length: 80, and the top bit
 //!       8      1  kind: 1
 //!       9      3  zero
@@ -105,14 +105,24 @@
 //!      16      4  sequence of this one
 //!      20      4  zero
 //!
+//! echo: stands at the first multiple of 4096 behind the last batch
+//!       0      4  crc: of bytes 4 to 23, salted
+//!       4      4  length: 24, and the top bit
+//!       8      1  kind: 4
+//!       9      7  zero
+//!      16      8  durable: everything before this position was on the disk
+//!
 //! position
 //!    bits 63-32   segment sequence; the first is 1
 //!    bits 31-0    offset in the segment
 //! ```
 //!
+//! A salted checksum is the CRC32C of the incarnation's 16 bytes and of what is named. The incarnation is
+//! drawn with the directory, so another node's marks, and payloads that were made to look like marks, are none.
+//!
 //! The digest starts as 0, and each checksum of truncation, records and seal, in order, makes it
-//! `(rotate_left(digest, 7) ^ crc) * 0x9E3779B1`. What follows the last batch of a segment is zeros, or
-//! what an earlier use of the file left behind.
+//! `(rotate_left(digest, 7) ^ crc) * 0x9E3779B1`. What follows the last batch of a segment is its echo, and
+//! otherwise zeros, or what an earlier use of the file left behind.
 //!
 //! # Rules
 //!
@@ -127,6 +137,9 @@
 //! - **A mark says how far the log was durable** when it was written back. That is what tells damage from a
 //!   torn tail. The last flush has no mark after it yet; [`Log::cover`] adds an empty batch in an idle
 //!   moment.
+//! - **An echo says it once more**, in a block of its own. Many small flushes share a block, and a disk that
+//!   loses it, or brings back what it held before, takes all their marks along. Each flush writes an echo
+//!   behind its bytes, into the file alone; the flush that comes to its place writes over it.
 //! - **A segment ends with a seal** that names its successor, and is durable before a byte of that is written
 //!   to its file. A batch never crosses the end: it is split.
 //! - **A prefix goes by whole segments**, and only after a mark that names the higher oldest segment is
@@ -140,19 +153,22 @@
 //! [`open`] looks at everything before it changes anything. The newest segment that holds a whole batch
 //! names, in its last mark, the oldest segment that is needed; from there on every segment must be there,
 //! of this node, of the length its header names, and sealed with its successor's name. In the last one the
-//! batches end where the next bytes are no whole batch. If a mark anywhere behind that place says that it
-//! was durable, those bytes are damage: a typed error with file, offset and index, and nothing is touched.
-//! If none does, they are a torn tail, of something that nobody was told of. Marks of another sequence or
-//! boot, left behind by an earlier use of the file, say nothing.
+//! batches end where the next bytes are no whole batch. If a mark or an echo anywhere behind that place says
+//! that it was durable, those bytes are damage: a typed error with file, offset and index, and nothing is
+//! touched. If none does, they are a torn tail, of something that nobody was told of. What a mark says of
+//! durability stays true for ever; but it begins a batch only in its own place, sequence and boot.
 //!
 //! What can be read need not be durable: after a kill nothing has been flushed, and after a failed flush the
 //! kernel shows clean pages that never reached the disk. So every segment with bytes behind the last durable
-//! position is written anew, whole, oldest first: a new file, flushed, renamed over the old one, the
-//! directory flushed. So is the last one in any case, and it gets a seal on the way, which leads to a fresh
-//! segment. Only then does `open` return. A crash in between leaves the old file or the new one.
+//! position is written anew, whole, oldest first: a new file with an echo, flushed, renamed over the old one,
+//! the directory flushed. So is the last one in any case, and it gets a seal on the way, which leads to a
+//! fresh segment. Only then does `open` return. A crash in between leaves the old file or the new one.
 //!
-//! Truncations, memberships and terms are gathered on the way, so a start reads every byte of the log once
-//! and keeps none of them: recovered segments are read from their files when they are needed.
+//! Truncations, memberships and terms are gathered on the way, so a start reads every byte of the log once,
+//! a mebibyte or a batch at a time, and keeps none of them: recovered segments are read from their files when
+//! they are needed.
+//!
+//! [`inspect`] makes the same checks from outside, and writes nothing.
 //!
 //! # Threads and locks
 //!
@@ -186,7 +202,9 @@
 //!   pages that are not yet populated; the lock and the preallocation make that somebody's deliberate act.
 //! - A host that calls `fork`: the mappings are left out of the child (`MADV_DONTFORK`), which must not touch
 //!   them; without that every store after the fork would fault.
-//! - Rot in the bytes of the very last flush, before a mark covers it, cannot be told from a torn tail.
+//! - Rot in the bytes of the very last flush, before another flush or a cover has followed it, cannot be told
+//!   from a torn tail. Rot is taken to spoil one block, or swap two: with a block and its echo both gone, what
+//!   the last marks in it say is gone as well.
 
 mod catalog;
 mod disk;
@@ -209,12 +227,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use self::catalog::Place;
+use self::format::BLOCK_BYTES;
 use self::identity::Directory;
 use self::log::Start;
 use self::pool::Shared;
 use self::preparer::{Files, Ground};
 use self::rebuild::Rebuilt;
-use self::vote::VoteFile;
 use crate::config::Config;
 use crate::error::StorageError;
 use crate::membership::Membership;
@@ -229,6 +247,7 @@ pub use log::{Fetch, Log};
 pub use memory::{Memory, open_in_memory};
 pub use preparer::Preparer;
 pub use reader::LogReader;
+pub use recovery::inspect::{Inspection, SegmentReport, SegmentUse, Torn, inspect};
 
 /// The log's directory within the data directory.
 const LOG_DIR: &str = "log";
@@ -273,7 +292,7 @@ impl fmt::Display for Position {
 /// Sizes of a log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LogOptions {
-    /// The size of a segment in bytes: a multiple of 64 KiB, at most 1 GiB.
+    /// The size of a segment in bytes: a multiple of 4 KiB, from 16 KiB to 1 GiB.
     pub segment_bytes: usize,
     /// How many empty segments are kept ready, at least one.
     pub ready_segments: usize,
@@ -300,9 +319,9 @@ impl From<&Config> for LogOptions {
 impl LogOptions {
     fn check(&self) {
         assert!(
-            self.segment_bytes.is_multiple_of(1 << 16)
-                && (1 << 16..=1 << 30).contains(&self.segment_bytes),
-            "segment_bytes is {}, no multiple of 64 KiB up to 1 GiB",
+            self.segment_bytes.is_multiple_of(BLOCK_BYTES)
+                && (4 * BLOCK_BYTES..=1 << 30).contains(&self.segment_bytes),
+            "segment_bytes is {}, no multiple of 4 KiB from 16 KiB to 1 GiB",
             self.segment_bytes
         );
         assert!(self.ready_segments > 0, "ready_segments is 0");
@@ -357,8 +376,8 @@ enum Owner {
 /// Returns after everything that was found is durable, and with a segment to append to.
 ///
 /// # Errors
-/// A directory of another node, cluster or format version, with other members, or in use: nothing has been
-/// written. `Damaged`: the log has not been changed. `Io`.
+/// A directory of another node, cluster or format version, with other members, or in use, and `Damaged`:
+/// nothing has been written. `Io`.
 ///
 /// # Panics
 /// If the options do not fit together; see [`LogOptions`].
@@ -373,14 +392,18 @@ pub fn open(
     options.check();
     let mut directory = Directory::open(Arc::clone(&storage), dir, node, cluster, initial)?;
     let path = dir.join(LOG_DIR);
-    storage.create_dir(&path).map_err(|error| StorageError::io(&path, "create", error))?;
-    let sender = directory.sender();
-    let files = Files { storage: Arc::clone(&storage), path: path.clone(), sender };
+    let mut files = Files { storage, path: path.clone(), sender: directory.sender() };
     let shared = Arc::new(Shared::default());
 
+    // Everything is looked at before anything is written.
     let mut survey = recovery::survey(&files, directory.log_exists(), Arc::clone(&shared))?;
-    let (mut vote, hard_state) = VoteFile::open(storage, dir)?;
+    let vote = directory.vote()?;
 
+    let mut vote = directory.start(vote)?;
+    let sender = directory.sender();
+    files.sender = sender;
+    let created = files.storage.create_dir(&path);
+    created.map_err(|error| StorageError::io(&path, "create", error))?;
     let ground = Ground::Files(files.clone());
     let mut preparer = Preparer::new(Arc::clone(&shared), ground, options, survey.active);
     for (path, bytes) in survey.clear(&files)? {
@@ -389,6 +412,7 @@ pub fn open(
     let ready = preparer.first_segment()?;
     preparer.continue_from(survey.next_sequence);
     let stale = survey.settle(&files)?;
+    shared.add_bytes(shared.catalog.bytes());
     directory.set_log_exists()?;
     for (path, bytes) in stale {
         preparer.adopt(path, bytes)?;
@@ -399,7 +423,7 @@ pub fn open(
     shared.catalog.push(Place::Mapped(Arc::clone(ready.writer.segment())), None);
     let start = Start::of(&survey.rebuilt, Vec::new(), survey.last_mark, sender.boot);
     let membership = directory.membership().clone();
-    let recovered = recovered(survey.rebuilt, sender, hard_state, membership);
+    let recovered = recovered(survey.rebuilt, sender, vote.state(), membership);
     // The term may have come with an entry. Whoever acts in it counts on its being stored.
     vote.store(recovered.hard_state)?;
     let flusher = Flusher::new(Arc::clone(&shared), ready.write_back, vote, Arc::clone(&directory));

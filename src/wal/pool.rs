@@ -100,6 +100,8 @@ pub(super) struct Shared {
     pub(super) pool: Pool,
     /// The flusher's last completed flush, as a word.
     flushed: AtomicU64,
+    /// Bytes of all files of the log, or of all its memory.
+    bytes: AtomicU64,
 }
 
 impl Shared {
@@ -109,5 +111,20 @@ impl Shared {
 
     pub(super) fn set_flushed(&self, position: Position) {
         self.flushed.store(position.to_word(), Ordering::Release);
+    }
+
+    /// What the log takes: its segments, those that are ready or being made, and those that are let go of
+    /// and not gone.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn add_bytes(&self, bytes: u64) {
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(super) fn take_bytes(&self, bytes: u64) {
+        let before = self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        assert!(before >= bytes, "{bytes} bytes of {before} are gone");
     }
 }

@@ -13,11 +13,12 @@
 //! never is there a file whose name and header disagree.
 
 use std::collections::VecDeque;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::catalog::{ColdSegment, Place};
-use super::format::SegmentHeader;
+use super::format::{Salt, SegmentHeader};
 use super::identity::Directory;
 use super::pool::{Ready, Shared};
 use super::segment::{Backing, Segment};
@@ -173,14 +174,18 @@ impl Preparer {
             self.cooling.extract_if(.., |segment| segment.position(segment.published()) <= flushed)
         {
             let backing = segment.backing().expect("a log in memory cools nothing");
-            self.shared.catalog.cool(ColdSegment {
+            let is_cold = self.shared.catalog.cool(ColdSegment {
                 storage: Arc::clone(&files.storage),
                 sequence: segment.sequence(),
                 path: backing.path.clone(),
+                salt: backing.salt,
                 end: segment.published(),
                 file_bytes: segment.capacity(),
             });
-            self.cooled.push(segment);
+            // One that was let go of meanwhile comes back with its mapping, and must not wait for itself.
+            if is_cold {
+                self.cooled.push(segment);
+            }
         }
         // The catalog has let go of it, so nobody can get hold of it again.
         self.cooled.retain(|segment| Arc::strong_count(segment) > 1);
@@ -229,14 +234,15 @@ impl Preparer {
             if self.spares.len() > self.ready_segments
                 && let Some(Spare::File(path)) = self.spares.pop_back()
             {
-                self.delete(&path)?;
+                self.delete(&path, self.segment_bytes)?;
             }
             return Ok(());
         }
-        match segment.backing() {
-            Some(backing) => self.keep_file(backing.path.clone(), segment.capacity()),
-            None => Ok(()),
+        if let Some(backing) = segment.backing() {
+            return self.keep_file(backing.path.clone(), segment.capacity());
         }
+        self.shared.take_bytes(segment.capacity() as u64);
+        Ok(())
     }
 
     fn keep_file(&mut self, path: PathBuf, file_bytes: usize) -> Result<(), StorageError> {
@@ -244,20 +250,23 @@ impl Preparer {
             self.spares.push_back(Spare::File(path));
             return Ok(());
         }
-        self.delete(&path)
+        self.delete(&path, file_bytes)
     }
 
-    fn delete(&self, path: &Path) -> Result<(), StorageError> {
+    fn delete(&self, path: &Path, file_bytes: usize) -> Result<(), StorageError> {
         // Needs no flush of the directory: a file that comes back after a crash lies below the oldest
         // segment that counts, and is deleted again.
         let Ground::Files(files) = &self.ground else {
             unreachable!("a log in memory has no files");
         };
-        files.storage.remove(path).map_err(|error| StorageError::io(path, "remove", error))
+        files.storage.remove(path).map_err(|error| StorageError::io(path, "remove", error))?;
+        self.shared.take_bytes(file_bytes as u64);
+        Ok(())
     }
 
     /// Takes in a file that no log needs, found at the start.
     pub(super) fn adopt(&mut self, path: PathBuf, file_bytes: usize) -> Result<(), StorageError> {
+        self.shared.add_bytes(file_bytes as u64);
         self.keep_file(path, file_bytes)
     }
 
@@ -282,13 +291,14 @@ impl Preparer {
         }
         let segment = Segment::anonymous(sequence, self.segment_bytes)
             .map_err(|error| StorageError::io("memory", "map", error))?;
+        self.shared.add_bytes(self.segment_bytes as u64);
         Ok(Some(Job::Populate { segment, at: 0 }))
     }
 
     fn begin_file(&mut self, files: &Files, sequence: u32) -> Result<Option<Job>, StorageError> {
         match self.spares.pop_front() {
             Some(Spare::Mapped(mut segment)) => self.poisoning(|this| {
-                let Backing { file, path } =
+                let Backing { file, path, .. } =
                     segment.backing().expect("a log on disk has files").clone();
                 files.withdraw(&path, sequence)?;
                 let path = files.install(&*file, sequence, this.segment_bytes)?;
@@ -306,6 +316,7 @@ impl Preparer {
             }),
             None => {
                 let (file, temporary) = files.create(sequence, self.segment_bytes)?;
+                self.shared.add_bytes(self.segment_bytes as u64);
                 Ok(Some(Job::Fill { file, temporary, sequence, at: 0 }))
             }
         }
@@ -352,7 +363,7 @@ impl Preparer {
         sequence: u32,
     ) -> Result<Job, StorageError> {
         let path = files.install(&*file, sequence, self.segment_bytes)?;
-        let backing = Backing { file, path: path.clone() };
+        let backing = Backing { file, path: path.clone(), salt: files.salt() };
         let segment = Segment::of_file(sequence, backing, self.segment_bytes)
             .map_err(|error| StorageError::io(path, "map", error))?;
         Ok(Job::Populate { segment, at: 0 })
@@ -367,6 +378,7 @@ impl Preparer {
     fn discard(&self, temporary: &Path) {
         if let Ground::Files(files) = &self.ground {
             let _ = files.storage.remove(temporary);
+            self.shared.take_bytes(self.segment_bytes as u64);
         }
     }
 
@@ -392,6 +404,10 @@ impl Files {
         self.path.join(format!("{}{NEW_SUFFIX}", segment_name(sequence)))
     }
 
+    pub(super) fn salt(&self) -> Salt {
+        Salt::of(self.sender.incarnation)
+    }
+
     pub(super) fn sync_dir(&self) -> Result<(), StorageError> {
         let flushed = self.storage.sync_dir(&self.path);
         flushed.map_err(|error| StorageError::io(&self.path, "flush", error))
@@ -409,10 +425,15 @@ impl Files {
         bytes: usize,
     ) -> Result<(Arc<dyn StorageFile>, PathBuf), StorageError> {
         let temporary = self.temporary(sequence);
-        let file = self
-            .storage
-            .open(&temporary, OpenMode::Create)
-            .map_err(|error| StorageError::io(&temporary, "create", error))?;
+        let failed = |error| StorageError::io(&temporary, "create", error);
+        let file = match self.storage.open(&temporary, OpenMode::Create) {
+            // Left behind by an attempt that failed and could not clean up.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                self.storage.remove(&temporary).map_err(failed)?;
+                self.storage.open(&temporary, OpenMode::Create).map_err(failed)?
+            }
+            result => result.map_err(failed)?,
+        };
         if let Err(error) = file.allocate(bytes as u64) {
             let _ = self.storage.remove(&temporary);
             return Err(StorageError::io(&temporary, "allocate", error));

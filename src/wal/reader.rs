@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::Position;
 use super::catalog::{ColdSegment, Found, Place, WAYPOINT_BYTES};
 use super::format::{
-    LocalKind, MARK_BYTES, Mark, TRUNCATION_BYTES, decode_seal, decode_truncation,
+    LocalKind, MARK_BYTES, Mark, Salt, TRUNCATION_BYTES, decode_seal, decode_truncation,
 };
 use super::log::Fetch;
 use super::pool::Shared;
@@ -272,7 +272,7 @@ impl Cut {
             }
             if length & LOCAL_BIT != 0 {
                 let position = Position::new(segment.sequence, found.offset + at);
-                if !is_local(rest, length, position) {
+                if !is_local(rest, length, position, segment.salt) {
                     return Err(damaged("a mark, a truncation or a seal"));
                 }
                 open = false;
@@ -319,9 +319,11 @@ fn has_truncation(segment: &Segment, mark: usize, batch_bytes: usize) -> bool {
 }
 
 /// Whether good local bytes stand at the start of `bytes`.
-fn is_local(bytes: &[u8], length: u32, position: Position) -> bool {
+fn is_local(bytes: &[u8], length: u32, position: Position, salt: Salt) -> bool {
     match LocalKind::of_length(length) {
-        Some(LocalKind::Mark) => Mark::decode(bytes).is_some_and(|mark| mark.position == position),
+        Some(LocalKind::Mark) => {
+            Mark::decode(bytes, salt).is_some_and(|mark| mark.position == position)
+        }
         Some(LocalKind::Truncation) => decode_truncation(bytes).is_some(),
         Some(LocalKind::Seal) => decode_seal(bytes, position.sequence()).is_some(),
         None => false,

@@ -7,27 +7,31 @@
 //!
 //! See [`wal`](super) for the rules, and why they are what they are.
 
+pub(super) mod inspect;
+
 use std::collections::BTreeMap;
+use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::catalog::{ColdSegment, Place};
 use super::format::{
-    BadHeader, MARK_BYTES, Mark, SEAL_BYTES, SEAL_RESERVE, SEGMENT_HEADER_BYTES, SegmentHeader,
-    TRUNCATION_BYTES, VERSION, decode_seal, decode_truncation, encode_seal, fold, u32_at,
+    BLOCK_BYTES, BadHeader, MARK_BYTES, Mark, SEAL_BYTES, SEAL_RESERVE, SEGMENT_HEADER_BYTES, Salt,
+    SegmentHeader, TRUNCATION_BYTES, VERSION, claimed_durable, decode_seal, decode_truncation,
+    echo_at, encode_echo, encode_seal, fold, u32_at,
 };
 use super::pool::Shared;
 use super::preparer::Files;
 use super::rebuild::Rebuilt;
 use super::{NEW_SUFFIX, Position, parse_segment_name};
 use crate::error::{StorageError, StorageErrorKind};
-use crate::record::{LOCAL_BIT, RECORD_ALIGN, Record, peek_length};
-use crate::storage::OpenMode;
+use crate::record::{RECORD_ALIGN, Record};
+use crate::storage::{OpenMode, StorageFile};
 use crate::types::{EntryId, LogIndex};
 
-/// Rewritten segments are this much or a multiple long.
-const BLOCK_BYTES: usize = 4096;
+/// How much of a segment is in memory at a time, unless one batch is larger.
+const WINDOW_BYTES: usize = 1 << 20;
 
 /// What there is in a log's directory.
 #[derive(Debug)]
@@ -73,8 +77,17 @@ struct Scan {
     successor: Option<u32>,
     /// Why the bytes from `end` on are no batch, unless a seal stands there.
     bad: Bad,
-    /// The highest durable position that a mark after `end` names.
+    /// The highest durable position that a mark or an echo after `end` names.
     later: Position,
+}
+
+/// A segment file, a part of it in memory.
+struct Window<'a> {
+    file: Arc<dyn StorageFile>,
+    path: &'a Path,
+    len: usize,
+    start: usize,
+    buffer: &'a mut Vec<u8>,
 }
 
 /// A whole batch.
@@ -124,8 +137,9 @@ pub(super) fn survey(
     let mut later = Position::default();
     let mut newest = None;
     for (&sequence, file) in segments.iter().rev() {
-        read(files, file, &mut buffer)?;
-        let scan = scan(file, &buffer, &mut Rebuilt::new(Arc::default()), None)?;
+        let mut window = Window::open(files, file, &mut buffer)?;
+        let mut aside = Rebuilt::new(Arc::default());
+        let scan = scan(file, &mut window, files.salt(), &mut aside, None)?;
         if let Some(mark) = scan.last_mark {
             newest = Some((sequence, mark));
             break;
@@ -188,9 +202,9 @@ impl Survey {
         let mut sequence = self.oldest;
         loop {
             let file = segments.get(&sequence).ok_or_else(|| missing(files, sequence))?;
-            read(files, file, buffer)?;
+            let mut window = Window::open(files, file, buffer)?;
             let last_mark = (!self.chain.is_empty()).then_some(self.last_mark);
-            let scan = scan(file, buffer, &mut self.rebuilt, last_mark)?;
+            let scan = scan(file, &mut window, files.salt(), &mut self.rebuilt, last_mark)?;
             let successor = scan.successor;
             let Some(mark) = scan.last_mark else {
                 return Err(scan.damage());
@@ -268,14 +282,14 @@ impl Survey {
             // gave it, and the name of that file may be as little durable as a tail.
             let last = at + 1 == count;
             if last || Position::new(sequence, scan.end) > self.durable {
-                read(files, &scan.file, &mut buffer)?;
-                self.rewrite(files, &mut scan, &buffer, last && self.unsealed)?;
+                self.rewrite(files, &mut scan, &mut buffer, last && self.unsealed)?;
             }
             self.rebuilt.shared.catalog.push(
                 Place::Cold(Arc::new(ColdSegment {
                     storage: Arc::clone(&files.storage),
                     sequence,
                     path: scan.file.path,
+                    salt: files.salt(),
                     end: scan.end,
                     file_bytes: scan.file.header.bytes as usize,
                 })),
@@ -286,18 +300,20 @@ impl Survey {
     }
 
     /// Writes a segment anew up to its last whole batch, in a file of its own that then takes its place:
-    /// whatever happens in between, one of the two is there. With `seal`, that is added once the rest is
-    /// durable, and its mark says so.
+    /// whatever happens in between, one of the two is there. The file gets its name when all of it is
+    /// durable, so what it says of that, in the mark of its `seal` and in its echo, is true from the start.
     fn rewrite(
         &mut self,
         files: &Files,
         scan: &mut Scan,
-        bytes: &[u8],
+        buffer: &mut Vec<u8>,
         seal: bool,
     ) -> Result<(), StorageError> {
         let sequence = scan.file.header.sequence;
         let reserve = if seal { SEAL_RESERVE } else { 0 };
-        let length = (scan.end + reserve).next_multiple_of(BLOCK_BYTES);
+        let length = echo_at(scan.end + reserve) + BLOCK_BYTES;
+        let source = scan.file.clone();
+        let mut window = Window::open(files, &source, buffer)?;
         let (file, temporary) = files.create(sequence, length)?;
         let failed = |operation| {
             let temporary = temporary.clone();
@@ -305,9 +321,10 @@ impl Survey {
         };
         scan.file.header.bytes = length as u64;
         file.write_at(&scan.file.header.encode(), 0).map_err(failed("write"))?;
-        file.write_at(&bytes[SEGMENT_HEADER_BYTES..scan.end], SEGMENT_HEADER_BYTES as u64)
-            .map_err(failed("write"))?;
-        file.sync().map_err(failed("flush"))?;
+        for at in (SEGMENT_HEADER_BYTES..scan.end).step_by(WINDOW_BYTES) {
+            let bytes = window.at(at, WINDOW_BYTES.min(scan.end - at))?;
+            file.write_at(bytes, at as u64).map_err(failed("write"))?;
+        }
         if seal {
             let position = Position::new(sequence, scan.end);
             let seal = encode_seal(sequence, self.active);
@@ -323,17 +340,47 @@ impl Survey {
                 count: 0,
                 record_bytes: 0,
             };
-            let batch = [&mark.encode()[..], &seal].concat();
+            let batch = [&mark.encode(files.salt())[..], &seal].concat();
             file.write_at(&batch, scan.end as u64).map_err(failed("write"))?;
-            file.sync().map_err(failed("flush"))?;
             scan.end += SEAL_RESERVE;
             self.last_mark = position;
         }
+        let echo = encode_echo(Position::new(sequence, scan.end), files.salt());
+        file.write_at(&echo, echo_at(scan.end) as u64).map_err(failed("write"))?;
+        file.sync().map_err(failed("flush"))?;
         files
             .storage
             .rename(&temporary, &scan.file.path)
             .map_err(|error| StorageError::io(&temporary, "rename", error))?;
         files.sync_dir()
+    }
+}
+
+impl<'a> Window<'a> {
+    fn open(
+        files: &Files,
+        segment: &'a SegmentFile,
+        buffer: &'a mut Vec<u8>,
+    ) -> Result<Self, StorageError> {
+        let opened = files.storage.open(&segment.path, OpenMode::Read);
+        let file = opened.map_err(|error| StorageError::io(&segment.path, "open", error))?;
+        buffer.clear();
+        let len = segment.header.bytes as usize;
+        Ok(Self { file, path: &segment.path, len, start: 0, buffer })
+    }
+
+    /// The `len` bytes from `at`, or as many as there are.
+    fn at(&mut self, at: usize, len: usize) -> Result<&[u8], StorageError> {
+        let at = at.min(self.len);
+        let len = len.min(self.len - at);
+        if at < self.start || at + len > self.start + self.buffer.len() {
+            self.buffer.resize(len.max(WINDOW_BYTES).min(self.len - at), 0);
+            self.start = at;
+            self.file
+                .read_at(self.buffer, at as u64)
+                .map_err(|error| StorageError::io(self.path, "read", error).at_offset(at as u64))?;
+        }
+        Ok(&self.buffer[at - self.start..][..len])
     }
 }
 
@@ -368,8 +415,11 @@ fn missing(files: &Files, sequence: u32) -> StorageError {
 fn list(files: &Files) -> Result<(BTreeMap<u32, SegmentFile>, Vec<PathBuf>), StorageError> {
     let mut segments = BTreeMap::new();
     let mut temporaries = Vec::new();
-    let names = files.storage.list(&files.path);
-    for name in names.map_err(|error| StorageError::io(&files.path, "list", error))? {
+    let names = match files.storage.list(&files.path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        result => result.map_err(|error| StorageError::io(&files.path, "list", error))?,
+    };
+    for name in names {
         let path = files.path.join(&name);
         if name.ends_with(NEW_SUFFIX) {
             temporaries.push(path);
@@ -405,27 +455,23 @@ fn read_header(files: &Files, path: &Path, sequence: u32) -> Result<SegmentHeade
         format!("a segment of incarnation {}, not {}", files.sender.incarnation, header.incarnation)
     } else if header.bytes != length {
         format!("{} bytes, not {length}", header.bytes)
+    } else if header.boot > files.sender.boot {
+        format!("a segment of boot {} or before, not {}", files.sender.boot, header.boot)
     } else {
         return Ok(header);
     };
     Err(StorageError::damaged(path, expected).at_offset(0))
 }
 
-fn read(files: &Files, file: &SegmentFile, buffer: &mut Vec<u8>) -> Result<(), StorageError> {
-    let failed = |operation| move |error| StorageError::io(&file.path, operation, error);
-    let opened = files.storage.open(&file.path, OpenMode::Read).map_err(failed("open"))?;
-    buffer.resize(file.header.bytes as usize, 0);
-    opened.read_at(buffer, 0).map_err(failed("read"))
-}
-
 /// Goes through the batches of a segment and adds them to `rebuilt`. `last_mark`: where the mark before
 /// its first one stands, if that is known.
 ///
 /// # Errors
-/// `Damaged`, if a whole batch cannot be what comes next. Where no whole batch follows, the scan ends.
+/// `Damaged`, if a whole batch cannot be what comes next; `Io`. Where no whole batch follows, the scan ends.
 fn scan(
     file: &SegmentFile,
-    bytes: &[u8],
+    window: &mut Window<'_>,
+    salt: Salt,
     rebuilt: &mut Rebuilt,
     mut last_mark: Option<Position>,
 ) -> Result<Scan, StorageError> {
@@ -440,11 +486,15 @@ fn scan(
         later: Position::default(),
     };
     while scan.successor.is_none() {
-        let batch = match check_batch(bytes, scan.end, &file.header) {
+        let mark = mark_of(window.at(scan.end, MARK_BYTES)?, scan.end, &file.header, salt);
+        let batch_bytes = mark.map_or(0, |mark| mark.batch_bytes as usize);
+        let bytes = window.at(scan.end, batch_bytes)?;
+        let batch = match check_batch(mark, bytes, scan.end, &file.header) {
             Ok(batch) => batch,
             Err(bad) => {
-                scan.bad = bad;
-                scan.later = later_durable(bytes, scan.end, &file.header);
+                let next = rebuilt.last.index.next();
+                scan.bad = Bad { index: bad.index.or(Some(next)), ..bad };
+                scan.later = later_durable(window, scan.end, salt)?;
                 break;
             }
         };
@@ -469,7 +519,7 @@ fn scan(
         }
         let mut at = batch.records.start;
         while at < batch.records.end {
-            let record = Record::read(&bytes[at..]).expect("checked with its batch");
+            let record = Record::read(&bytes[at - scan.end..]).expect("checked with its batch");
             let index = record.header.id.index;
             rebuilt
                 .record(&record, Position::new(sequence, at))
@@ -485,32 +535,40 @@ fn scan(
     Ok(scan)
 }
 
-/// The batch at `at`, if a whole one of this segment stands there.
-fn check_batch(bytes: &[u8], at: usize, header: &SegmentHeader) -> Result<Batch, Bad> {
-    let bad = |offset, index, expected: &str| Bad { offset, index, expected: expected.to_owned() };
-    let mark = bytes
-        .get(at..)
-        .and_then(|bytes| mark_of(bytes, at, header))
-        .ok_or_else(|| bad(at, None, "a mark"))?;
+/// The batch at `at` of a segment, if `mark` stands there and `bytes` from there on are what it describes.
+fn check_batch(
+    mark: Option<Mark>,
+    bytes: &[u8],
+    at: usize,
+    header: &SegmentHeader,
+) -> Result<Batch, Bad> {
+    let bad = |offset: usize, index, expected: &str| {
+        Err(Bad { offset: at + offset, index, expected: expected.to_owned() })
+    };
+    let Some(mark) = mark else { return bad(0, None, "a mark") };
     let mut next = mark.prev.index.next();
-    let end = at + mark.batch_bytes as usize;
-    let rest = bytes.get(..end).ok_or_else(|| bad(at, Some(next), "a whole batch"))?;
+    let end = mark.batch_bytes as usize;
+    if bytes.len() < end || end < MARK_BYTES {
+        return bad(0, Some(next), "a whole batch");
+    }
     let mut digest = 0;
-    let mut offset = at + MARK_BYTES;
-    let truncation = rest.get(offset..).and_then(decode_truncation);
+    let mut offset = MARK_BYTES;
+    let truncation = decode_truncation(&bytes[offset..]);
     if let Some(stays) = truncation {
         next = stays.index.next();
-        digest = fold(digest, u32_at(rest, offset));
+        digest = fold(digest, u32_at(bytes, offset));
         offset += TRUNCATION_BYTES;
     }
     let records = offset..offset + mark.record_bytes as usize;
     if records.end > end {
-        return Err(bad(at, Some(next), "a whole batch"));
+        return bad(0, Some(next), "a whole batch");
     }
     let mut count = 0;
     while offset < records.end {
-        let record = Record::check(&rest[offset..records.end])
-            .map_err(|error| bad(offset, Some(next), &format!("a record: {error}")))?;
+        let record = match Record::check(&bytes[offset..records.end]) {
+            Ok(record) => record,
+            Err(error) => return bad(offset, Some(next), &format!("a record: {error}")),
+        };
         digest = fold(digest, u32_at(record.bytes, 0));
         offset += record.bytes.len();
         next = record.header.id.index.next();
@@ -518,34 +576,52 @@ fn check_batch(bytes: &[u8], at: usize, header: &SegmentHeader) -> Result<Batch,
     }
     let mut successor = None;
     if end - offset == SEAL_BYTES {
-        successor = decode_seal(&rest[offset..], header.sequence);
-        digest = fold(digest, u32_at(rest, offset));
-        offset += SEAL_BYTES;
+        successor = decode_seal(&bytes[offset..], header.sequence);
         if successor.is_none() {
-            return Err(bad(offset, None, "a seal"));
+            return bad(offset, None, "a seal");
         }
+        digest = fold(digest, u32_at(bytes, offset));
+        offset += SEAL_BYTES;
     }
     if offset != end || count != mark.count || digest != mark.digest {
-        return Err(bad(at, Some(mark.prev.index.next()), "the batch that its mark describes"));
+        return bad(0, Some(mark.prev.index.next()), "the batch that its mark describes");
     }
-    Ok(Batch { mark, truncation, records, successor, end })
+    let records = at + records.start..at + records.end;
+    Ok(Batch { mark, truncation, records, successor, end: at + end })
 }
 
 /// The mark at the start of `bytes`, which are those at `at` of a segment, if it belongs there.
-fn mark_of(bytes: &[u8], at: usize, header: &SegmentHeader) -> Option<Mark> {
-    Mark::decode(bytes).filter(|mark| {
+fn mark_of(bytes: &[u8], at: usize, header: &SegmentHeader, salt: Salt) -> Option<Mark> {
+    Mark::decode(bytes, salt).filter(|mark| {
         mark.position == Position::new(header.sequence, at) && mark.boot == header.boot
     })
 }
 
-/// The highest durable position that a mark from `from` on names. Batches after one that is not whole
-/// cannot be found by their lengths, so every place is tried where a mark may stand.
-fn later_durable(bytes: &[u8], from: usize, header: &SegmentHeader) -> Position {
-    (from..bytes.len())
+/// The highest durable position that anything from `from` on names. Every place is tried where a mark or an
+/// echo may stand, for batches after one that is not whole cannot be found by their lengths. What they say
+/// was true when they were written and stays so, wherever a disk has put them, or left them, since.
+fn later_durable(
+    window: &mut Window<'_>,
+    from: usize,
+    salt: Salt,
+) -> Result<Position, StorageError> {
+    let (mut at, mut highest) = (from, Position::default());
+    while at < window.len {
+        let last = at + WINDOW_BYTES >= window.len;
+        let bytes = window.at(at, WINDOW_BYTES)?;
+        // What reaches beyond this window is looked at in the next one.
+        let places = if last { bytes.len() } else { bytes.len() - MARK_BYTES };
+        highest = highest.max(highest_claim(bytes, places, salt));
+        at += places;
+    }
+    Ok(highest)
+}
+
+/// The highest durable position that is named at one of the first `places` bytes.
+fn highest_claim(bytes: &[u8], places: usize, salt: Salt) -> Position {
+    (0..places)
         .step_by(RECORD_ALIGN)
-        .filter(|&at| peek_length(&bytes[at..]) == Some(MARK_BYTES as u32 | LOCAL_BIT))
-        .filter_map(|at| mark_of(&bytes[at..], at, header))
-        .map(|mark| mark.durable)
+        .filter_map(|at| claimed_durable(&bytes[at..], salt))
         .max()
         .unwrap_or_default()
 }
@@ -555,32 +631,55 @@ mod tests {
     use super::*;
     use crate::types::{BootCount, Incarnation, NodeId};
 
-    #[test]
-    fn a_mark_of_another_boot_sequence_or_place_counts_for_nothing() {
-        let header = SegmentHeader {
+    fn salt() -> Salt {
+        Salt::of(Incarnation(5))
+    }
+
+    fn header() -> SegmentHeader {
+        SegmentHeader {
             sequence: 3,
             node: NodeId(1),
             incarnation: Incarnation(5),
             boot: BootCount(7),
             bytes: 1 << 16,
-        };
-        let mark = Mark {
+        }
+    }
+
+    fn mark() -> Mark {
+        Mark {
             batch_bytes: MARK_BYTES as u32,
             position: Position::new(3, 128),
             durable: Position::new(3, 64),
             boot: BootCount(7),
             ..Mark::default()
+        }
+    }
+
+    #[test]
+    fn a_mark_of_another_boot_sequence_or_place_begins_no_batch() {
+        let begins = |mark: Mark| {
+            let bytes = mark.encode(salt());
+            check_batch(mark_of(&bytes, 128, &header(), salt()), &bytes, 128, &header()).is_ok()
         };
-        let found = |mark: Mark| {
-            let mut bytes = vec![0; 256];
-            bytes[128..128 + MARK_BYTES].copy_from_slice(&mark.encode());
-            let later = later_durable(&bytes, SEGMENT_HEADER_BYTES, &header) != Position::default();
-            assert_eq!(check_batch(&bytes, 128, &header).is_ok(), later);
-            later
-        };
-        assert!(found(mark));
-        assert!(!found(Mark { boot: BootCount(6), ..mark }));
-        assert!(!found(Mark { position: Position::new(2, 128), ..mark }));
-        assert!(!found(Mark { position: Position::new(3, 136), ..mark }));
+        assert!(begins(mark()));
+        assert!(!begins(Mark { boot: BootCount(6), ..mark() }));
+        assert!(!begins(Mark { position: Position::new(2, 128), ..mark() }));
+        assert!(!begins(Mark { position: Position::new(3, 136), ..mark() }));
+    }
+
+    #[test]
+    fn a_mark_or_an_echo_says_what_was_durable_wherever_it_has_come_to_stand() {
+        let durable = Position::new(3, 64);
+        for claim in [&mark().encode(salt())[..], &encode_echo(durable, salt())] {
+            for at in [0, 8, 4096, 8192 - claim.len()] {
+                let mut bytes = vec![0; 8192];
+                bytes[at..at + claim.len()].copy_from_slice(claim);
+                assert_eq!(highest_claim(&bytes, bytes.len(), salt()), durable, "at {at}");
+                assert_eq!(
+                    highest_claim(&bytes, bytes.len(), Salt::of(Incarnation(6))),
+                    Position::default()
+                );
+            }
+        }
     }
 }

@@ -29,8 +29,8 @@ use memmap2::{MmapMut, MmapOptions, MmapRaw};
 
 use super::Position;
 use super::format::{
-    BATCH_BYTES_AT, COUNT_AT, DURABLE_AT, LocalKind, MARK_BYTES, PREV_INDEX_AT, PREV_TERM_AT,
-    RECORD_BYTES_AT, SEGMENT_HEADER_BYTES,
+    BATCH_BYTES_AT, BLOCK_BYTES, COUNT_AT, DURABLE_AT, LocalKind, MARK_BYTES, PREV_INDEX_AT,
+    PREV_TERM_AT, RECORD_BYTES_AT, SEGMENT_HEADER_BYTES, Salt,
 };
 use crate::record::{LOCAL_BIT, RECORD_ALIGN, align};
 use crate::slices::{SharedBytes, Slice};
@@ -46,6 +46,7 @@ const SMALLEST_PAGE: usize = 4096;
 pub(super) struct Backing {
     pub(super) file: Arc<dyn StorageFile>,
     pub(super) path: PathBuf,
+    pub(super) salt: Salt,
 }
 
 /// A mapped segment.
@@ -259,9 +260,9 @@ impl Writer {
         self.segment.position(self.tail)
     }
 
-    /// Bytes between the tail and the end of the segment.
+    /// Bytes between the tail and the last block of the segment, which is kept for an echo.
     pub(super) fn free(&self) -> usize {
-        self.segment.capacity() - self.tail
+        self.segment.capacity() - BLOCK_BYTES - self.tail
     }
 
     /// Stores `bytes` at the tail; returns where they stand.
@@ -337,18 +338,19 @@ impl WriteBack {
     /// Completes all marks of the batches between `from` and `to`, which are ends of batches below the
     /// published offset.
     pub(super) fn complete_marks(&mut self, from: usize, to: usize, durable: Position) {
+        let salt = self.segment.backing().map(|backing| backing.salt).unwrap_or_default();
         let mut at = from;
         while at < to {
             let Item::Mark { batch_bytes, .. } = self.segment.item(at) else {
                 panic!("no mark begins the batch at {}", self.segment.position(at));
             };
-            self.complete_mark(at, durable);
+            self.complete_mark(at, durable, salt);
             at += batch_bytes;
         }
         assert_eq!(at, to, "a batch ends behind the flush target");
     }
 
-    fn complete_mark(&mut self, at: usize, durable: Position) {
+    fn complete_mark(&mut self, at: usize, durable: Position, salt: Salt) {
         assert!(at + MARK_BYTES <= self.segment.published(), "mark at {at}");
         // SAFETY: the mark lies below the published offset, so the writer is done with it. Its checksum and
         // durable position are stored by this `WriteBack` alone, which `&mut self` makes exclusive, and
@@ -358,7 +360,7 @@ impl WriteBack {
             let durable = durable.to_word().to_le_bytes();
             ptr::copy_nonoverlapping(durable.as_ptr(), mark.add(DURABLE_AT), durable.len());
             let covered = std::slice::from_raw_parts(mark.add(4).cast_const(), MARK_BYTES - 4);
-            let crc = crc32c::crc32c(covered).to_le_bytes();
+            let crc = salt.checksum(covered).to_le_bytes();
             ptr::copy_nonoverlapping(crc.as_ptr(), mark, crc.len());
         }
     }

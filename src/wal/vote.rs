@@ -13,7 +13,9 @@
 //!      24      8  sequence  grows with every write of both slots
 //!      32      8  term
 //!      40      8  vote      the node that has the vote; 0 without one
-//!      48   4048  zero
+//!      48     16  incarnation  of the directory
+//!      64      8  boot         the opening of the directory that wrote it
+//!      72   4024  zero
 //!    4096   4096  the second slot, alike
 //! ```
 //!
@@ -26,9 +28,14 @@
 //! other holds the same. Two bad slots are an error, as is a file that is missing, zeroed or of another
 //! length. Of two good slots the one with the higher sequence counts, so a stale slot never does.
 //!
-//! *Readable is not durable*: after a kill, opening may read what was never flushed. So opening writes
-//! both slots again, and flushes them, before anybody can act on what it read. The slot that does not
-//! count is written first: the only good copy is never the one at risk.
+//! *Readable is not durable*: after a kill, opening may read what was never flushed. So a start writes both
+//! slots again, and flushes them, before anybody can act on what it read. The slot that does not count is
+//! written first: the only good copy is never the one at risk.
+//!
+//! A whole file may be wrong, too: another directory's, or an older one of this. So a slot names the
+//! directory by its incarnation, and the start that wrote it. A start writes its number here first and into
+//! the identity then, so the identity is never ahead, unless an old vote file was put back. (An old identity
+//! shows by the segments, which are written last.)
 //!
 //! Whether there must be a vote file is not this module's to say: the identity does (see
 //! [`identity`](super::identity)).
@@ -40,7 +47,7 @@ use std::{fmt, io};
 use super::replace::replace;
 use crate::error::{StorageError, StorageErrorKind};
 use crate::storage::{OpenMode, Storage, StorageFile};
-use crate::types::{HardState, NodeId, Term};
+use crate::types::{BootCount, HardState, Incarnation, NodeId, Sender, Term};
 
 /// The file's name in its directory.
 pub(super) const VOTE_FILE: &str = "vote";
@@ -53,15 +60,17 @@ const FILE_BYTES: u64 = 2 * SLOT_BYTES as u64;
 /// Where the checksum lies.
 const CRC: std::ops::Range<usize> = 12..16;
 /// The bytes in use; the rest of a slot is zero.
-const USED_BYTES: usize = 48;
+const USED_BYTES: usize = 72;
 
 /// The open vote file. After an error it stores nothing any more.
 #[derive(Debug)]
 pub(crate) struct VoteFile {
     file: Arc<dyn StorageFile>,
     path: PathBuf,
-    sequence: u64,
-    state: HardState,
+    /// What counts.
+    slot: Slot,
+    /// The number of the slot that counts; the other one is written first.
+    number: usize,
     poisoned: bool,
 }
 
@@ -70,6 +79,8 @@ pub(crate) struct VoteFile {
 struct Slot {
     sequence: u64,
     state: HardState,
+    incarnation: Incarnation,
+    boot: BootCount,
 }
 
 /// Why a slot does not count.
@@ -81,24 +92,36 @@ enum BadSlot {
 }
 
 impl VoteFile {
-    /// Opens the vote file of `dir` and makes what it says durable again.
+    /// Opens the vote file of `dir`, whose identity says that `last` was its last run. Writes nothing: what
+    /// the file says may be acted on after [`renew`](Self::renew).
     ///
     /// # Errors
-    /// `Damaged` if the file is missing or of another length, if both slots are bad, or if they
-    /// contradict each other; `UnknownVersion`; `Io`.
-    #[expect(
-        clippy::needless_pass_by_value,
-        reason = "called like `Directory::open`, which keeps it"
-    )]
+    /// `Damaged` if the file is missing, of another length, of another directory or of another time, if both
+    /// slots are bad, or if they contradict each other; `UnknownVersion`; `Io`.
     pub(crate) fn open(
-        storage: Arc<dyn Storage>,
+        storage: &dyn Storage,
         dir: &Path,
-    ) -> Result<(Self, HardState), StorageError> {
+        last: Sender,
+    ) -> Result<Self, StorageError> {
+        let vote = Self::read(storage, dir, OpenMode::Write)?.ok_or_else(|| {
+            StorageError::damaged(dir.join(VOTE_FILE), "a vote file: there was one")
+        })?;
+        vote.check(last)?;
+        Ok(vote)
+    }
+
+    /// Opens the vote file of `dir` in `mode`, if there is one, whoever wrote it.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub(super) fn read(
+        storage: &dyn Storage,
+        dir: &Path,
+        mode: OpenMode,
+    ) -> Result<Option<Self>, StorageError> {
         let path = dir.join(VOTE_FILE);
-        let file = match storage.open(&path, OpenMode::Write) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Err(StorageError::damaged(path, "a vote file: there was one"));
-            }
+        let file = match storage.open(&path, mode) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             result => result.map_err(|error| StorageError::io(&path, "open", error))?,
         };
         let len = file.len().map_err(|error| StorageError::io(&path, "length", error))?;
@@ -106,11 +129,40 @@ impl VoteFile {
             return Err(StorageError::damaged(path, format!("{FILE_BYTES} bytes, not {len}")));
         }
         let slots = [0, 1].map(|number| read_slot(&*file, number));
-        let (winner, number) = choose(&path, slots)?;
-        let Slot { sequence, state } = winner;
-        let mut vote = Self { file, path, sequence, state, poisoned: false };
-        vote.write(state, [1 - number, number])?;
-        Ok((vote, state))
+        let (slot, number) = choose(&path, slots)?;
+        Ok(Some(Self { file, path, slot, number, poisoned: false }))
+    }
+
+    /// Checks that the file belongs to the directory whose identity says that `last` was its last run.
+    ///
+    /// # Errors
+    /// `Damaged`.
+    pub(super) fn check(&self, last: Sender) -> Result<(), StorageError> {
+        self.slot.check(&self.path, last)
+    }
+
+    /// What is to be said of a slot that does not count, though nothing is forgotten.
+    pub(super) fn note(&self) -> Option<String> {
+        [(0, "first"), (1, "second")].into_iter().find_map(|(number, name)| {
+            let bad = read_slot(&*self.file, number).err()?;
+            Some(format!(
+                "{}: the {name} slot {bad}; the other one has it all",
+                self.path.display()
+            ))
+        })
+    }
+
+    /// What the file says.
+    pub(crate) fn state(&self) -> HardState {
+        self.slot.state
+    }
+
+    /// Makes what the file says durable again, as of the start `boot`.
+    ///
+    /// # Errors
+    /// As [`store`](Self::store).
+    pub(crate) fn renew(&mut self, boot: BootCount) -> Result<(), StorageError> {
+        self.write(Slot { boot, ..self.slot })
     }
 
     /// Makes `state` durable, in both slots. What depends on it may happen once this has returned.
@@ -124,7 +176,7 @@ impl VoteFile {
         if self.poisoned {
             return Err(StorageError::new(&self.path, StorageErrorKind::Poisoned));
         }
-        let old = self.state;
+        let old = self.slot.state;
         assert!(state.term >= old.term, "term {} after term {}", state.term, old.term);
         assert!(
             state.term > old.term || old.voted_for.is_none() || old.voted_for == state.voted_for,
@@ -136,15 +188,15 @@ impl VoteFile {
         if state == old {
             return Ok(());
         }
-        self.write(state, [0, 1])
+        self.write(Slot { state, ..self.slot })
     }
 
-    /// Writes and flushes both slots, in this order.
-    fn write(&mut self, state: HardState, order: [usize; 2]) -> Result<(), StorageError> {
+    /// Writes and flushes both slots, one after the other.
+    fn write(&mut self, slot: Slot) -> Result<(), StorageError> {
         // Cleared at the end: whatever happens in between, nothing is stored after it.
         self.poisoned = true;
-        let slot = Slot { sequence: self.sequence + 1, state };
-        for number in order {
+        let slot = Slot { sequence: slot.sequence + 1, ..slot };
+        for number in [1 - self.number, self.number] {
             let offset = (number * SLOT_BYTES) as u64;
             let path = &self.path;
             let failed =
@@ -152,8 +204,7 @@ impl VoteFile {
             self.file.write_at(&slot.encode(number), offset).map_err(failed("write"))?;
             self.file.sync().map_err(failed("flush"))?;
         }
-        self.sequence = slot.sequence;
-        self.state = state;
+        self.slot = slot;
         self.poisoned = false;
         Ok(())
     }
@@ -163,8 +214,13 @@ impl VoteFile {
 ///
 /// # Errors
 /// `Io`.
-pub(super) fn create(storage: &dyn Storage, dir: &Path) -> Result<(), StorageError> {
-    let slot = Slot { sequence: 1, state: HardState::default() };
+pub(super) fn create(
+    storage: &dyn Storage,
+    dir: &Path,
+    sender: Sender,
+) -> Result<(), StorageError> {
+    let Sender { incarnation, boot, .. } = sender;
+    let slot = Slot { sequence: 1, state: HardState::default(), incarnation, boot };
     replace(storage, dir, VOTE_FILE, &[slot.encode(0), slot.encode(1)].concat())
 }
 
@@ -213,6 +269,8 @@ impl Slot {
         bytes[24..32].copy_from_slice(&self.sequence.to_le_bytes());
         bytes[32..40].copy_from_slice(&self.state.term.0.to_le_bytes());
         bytes[40..48].copy_from_slice(&self.state.voted_for.map_or(0, u64::from).to_le_bytes());
+        bytes[48..64].copy_from_slice(&self.incarnation.0.to_le_bytes());
+        bytes[64..72].copy_from_slice(&self.boot.0.to_le_bytes());
         let crc = checksum(&bytes);
         bytes[CRC].copy_from_slice(&crc.to_le_bytes());
         bytes
@@ -241,8 +299,25 @@ impl Slot {
         if bytes[USED_BYTES..].iter().any(|&byte| byte != 0) {
             return Err(BadSlot::Rotten("does not end in zeros"));
         }
-        let state = HardState { term: Term(u64_at(32)), voted_for };
-        Ok(Self { sequence: u64_at(24), state })
+        let incarnation = u128::from_le_bytes(bytes[48..64].try_into().expect("sixteen bytes"));
+        Ok(Self {
+            sequence: u64_at(24),
+            state: HardState { term: Term(u64_at(32)), voted_for },
+            incarnation: Incarnation(incarnation),
+            boot: BootCount(u64_at(64)),
+        })
+    }
+
+    /// Checks that the slot belongs to the directory whose identity says that `last` was its last run.
+    fn check(&self, path: &Path, last: Sender) -> Result<(), StorageError> {
+        let expected = if self.incarnation != last.incarnation {
+            format!("a vote file of incarnation {}, not {}", last.incarnation, self.incarnation)
+        } else if self.boot < last.boot {
+            format!("a vote file of start {} or later, not {}", last.boot, self.boot)
+        } else {
+            return Ok(());
+        };
+        Err(StorageError::damaged(path, expected))
     }
 }
 
@@ -280,16 +355,26 @@ mod tests {
         HardState { term: Term(term), voted_for: vote.map(NodeId) }
     }
 
-    fn open(disk: &Arc<SimDisk>) -> Result<(VoteFile, HardState), StorageError> {
-        let storage: Arc<dyn Storage> = disk.clone();
-        VoteFile::open(storage, dir())
+    const SENDER: Sender =
+        Sender { node: NodeId(1), incarnation: Incarnation(6), boot: BootCount(8) };
+
+    /// As a start does it.
+    fn open(disk: &SimDisk) -> Result<(VoteFile, HardState), StorageError> {
+        let mut vote = VoteFile::open(disk, dir(), SENDER)?;
+        vote.renew(SENDER.boot)?;
+        let state = vote.state();
+        Ok((vote, state))
+    }
+
+    fn slot(sequence: u64, state: HardState) -> Slot {
+        Slot { sequence, state, incarnation: SENDER.incarnation, boot: SENDER.boot }
     }
 
     /// A disk with the vote file of a node that has stored `state`.
     fn disk_with(seed: u64, state: HardState) -> Arc<SimDisk> {
         let disk = Arc::new(SimDisk::new(seed));
         disk.create_dir(dir()).expect("created");
-        create(&*disk, dir()).expect("created");
+        create(&*disk, dir(), SENDER).expect("created");
         let (mut vote, _) = open(&disk).expect("opened");
         vote.store(state).expect("stored");
         disk
@@ -306,17 +391,19 @@ mod tests {
 
     #[test]
     fn slot_bytes_are_the_golden_ones() {
-        let slot = Slot { sequence: 7, state: state(3, Some(5)) };
+        let slot = slot(7, state(3, Some(5)));
         let bytes = slot.encode(1);
         let golden: [u8; USED_BYTES] = [
             b'o', b'a', b'r', b'l', b'v', b'o', b't', b'e', // magic
             0, 0, 0, 0, // version
-            0x16, 0x07, 0xFA, 0xDA, // crc
+            0xFD, 0xCE, 0x0C, 0x35, // crc
             1, 0, 0, 0, // slot
             1, 0, 0, 0, // voted
             7, 0, 0, 0, 0, 0, 0, 0, // sequence
             3, 0, 0, 0, 0, 0, 0, 0, // term
             5, 0, 0, 0, 0, 0, 0, 0, // vote
+            6, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, // incarnation
+            8, 0, 0, 0, 0, 0, 0, 0, // boot
         ];
         assert_eq!(bytes[..USED_BYTES], golden);
         assert!(bytes[USED_BYTES..].iter().all(|&byte| byte == 0));
@@ -327,7 +414,7 @@ mod tests {
     fn a_new_vote_file_has_no_term_and_no_vote() {
         let disk = Arc::new(SimDisk::new(0));
         disk.create_dir(dir()).expect("created");
-        create(&*disk, dir()).expect("created");
+        create(&*disk, dir(), SENDER).expect("created");
         disk.crash_losing_all();
         assert_eq!(open(&disk).expect("opened").1, HardState::default());
     }
@@ -474,6 +561,26 @@ mod tests {
     }
 
     #[test]
+    fn a_file_of_another_directory_or_another_start_is_refused_and_left_as_it_is() {
+        let disk = disk_with(0, state(5, Some(2)));
+        let before = disk.live_bytes(&path());
+        let next = |boot| Sender { boot: BootCount(boot), ..SENDER };
+        let other = Sender { incarnation: Incarnation(7), ..SENDER };
+        for (last, is_expected) in
+            [(SENDER, true), (next(7), true), (next(9), false), (other, false)]
+        {
+            match VoteFile::open(&*disk, dir(), last) {
+                Ok(vote) => assert!(is_expected, "{last:?}: {vote:?}"),
+                Err(error) => {
+                    assert!(!is_expected, "{last:?}: {error}");
+                    assert!(matches!(error.kind, StorageErrorKind::Damaged { .. }), "{error}");
+                }
+            }
+            assert_eq!(disk.live_bytes(&path()), before);
+        }
+    }
+
+    #[test]
     fn slots_of_the_same_sequence_that_differ_are_an_error() {
         let disk = disk_with(0, state(5, Some(2)));
         let good = Slot::decode(
@@ -504,7 +611,7 @@ mod tests {
 
     #[test]
     fn every_flipped_bit_of_a_slot_is_noticed() {
-        let bytes = Slot { sequence: 7, state: state(3, Some(5)) }.encode(0);
+        let bytes = slot(7, state(3, Some(5))).encode(0);
         for bit in 0..SLOT_BYTES * 8 {
             let mut bad = bytes;
             bad[bit / 8] ^= 1 << (bit % 8);

@@ -4,10 +4,10 @@ use std::io;
 use std::sync::Arc;
 
 use oarlock::message::{
-    Append, AppendOutcome, AppendReply, Envelope, Heartbeat, HeartbeatReply, Message, ReadRound,
-    TermRun, Vote, VoteReply,
+    Append, AppendOutcome, AppendReply, Envelope, Forward, ForwardReply, Heartbeat, HeartbeatReply,
+    Message, ReadIndex, ReadIndexReply, ReadRound, TermRun, Vote, VoteReply,
 };
-use oarlock::record::{EntryKind, RecordHeader};
+use oarlock::record::{EntryKind, Origin, RecordHeader};
 use oarlock::slices::Slices;
 use oarlock::transport::memory::{MemoryTransport, Network};
 use oarlock::transport::{Dropped, Inbound, Transport};
@@ -163,6 +163,80 @@ fn appends_whose_entries_are_not_what_they_claim_are_refused_and_counted() {
     until(|| follower.status().refused_messages >= refused + 15);
     group.assert_unharmed(leader.term);
     assert_eq!(follower.status().refused_messages, refused + 15);
+}
+
+#[test]
+fn forwards_whose_commands_are_not_what_they_claim_are_refused_and_counted() {
+    let group = Tapped::start();
+    let (leader, follower) = (group.leader.status(), group.follower().status());
+    let (me, term) = (sender(&follower), leader.term);
+    let proposal = |who: Sender, sequence, kind, payload: &[u8]| {
+        let Sender { incarnation, boot, .. } = who;
+        let origin = Some(Origin { incarnation, boot, sequence });
+        let mut bytes = Vec::new();
+        RecordHeader { id: EntryId::ZERO, time: 0, kind, origin }.write(payload, &mut bytes);
+        bytes
+    };
+    let good = |sequence| proposal(me, sequence, EntryKind::Command, &7_u64.to_le_bytes());
+    let mut flipped = good(1);
+    *flipped.last_mut().expect("not empty") ^= 1;
+    let restarted = Sender { boot: BootCount(me.boot.0 + 1), ..me };
+    let bad: [(&str, u64, Vec<u8>); 11] = [
+        ("none at all", 1, Vec::new()),
+        ("a wrong checksum", 1, flipped),
+        ("half a record", 1, good(1)[..40].to_vec()),
+        ("no tag", 1, record(1, 1, EntryKind::Command, &[0; 8])),
+        ("another node's tag", 1, proposal(sender(&leader), 1, EntryKind::Command, &[0; 8])),
+        ("another boot's tag", 1, proposal(restarted, 1, EntryKind::Command, &[0; 8])),
+        ("another number", 1, good(2)),
+        ("a gap", 2, [good(1), good(3)].concat()),
+        ("fewer than announced", 2, good(1)),
+        ("more than announced", 1, [good(1), good(2)].concat()),
+        ("a membership", 1, proposal(me, 1, EntryKind::Membership, &[0; 8])),
+    ];
+    let refused = leader.refused_messages;
+    for (said, (what, count, records)) in (1..).zip(bad) {
+        let message = Message::Forward(Forward { term, sequence: 1, count });
+        group.say(&group.leader, me, message, records);
+        until(|| group.leader.status().refused_messages >= refused + said);
+        assert_eq!(group.leader.status().last, leader.last, "{what}");
+    }
+    // More than a log's segment could ever take.
+    let huge = proposal(me, 1, EntryKind::Command, &vec![0; 900 << 10]);
+    let message = Message::Forward(Forward { term, sequence: 1, count: 1 });
+    group.say(&group.leader, me, message, huge);
+    until(|| group.leader.status().refused_messages >= refused + 12);
+    // A good one, to a node that does not lead and in a term that is over: nobody takes it.
+    group.say(group.follower(), me, message_of(term), good(1));
+    group.say(&group.leader, me, message_of(Term(0)), good(1));
+    group.assert_unharmed(term);
+    let values = group.leader.read(|journal| journal.values.clone()).expect("read");
+    assert_eq!(values, [1, 7, 7, 7], "only what was proposed");
+    // And where it belongs.
+    group.say(&group.leader, me, message_of(term), good(1));
+    until(|| group.leader.read(|journal| journal.values.len()).expect("read") == 5);
+}
+
+fn message_of(term: Term) -> Message {
+    Message::Forward(Forward { term, sequence: 1, count: 1 })
+}
+
+#[test]
+fn answers_that_nobody_asked_for_change_nothing() {
+    let group = Tapped::start();
+    let leader = group.leader.status();
+    for node in &group.nodes {
+        let asker = sender(&node.status());
+        let (term, index, round) = (leader.term, LogIndex(1 << 40), ReadRound(1 << 40));
+        let placed = ForwardReply { term, asker, sequence: 1, first: index };
+        let read = ReadIndexReply { term, asker, round, index };
+        group.say(node, sender(&leader), Message::ForwardReply(placed), vec![]);
+        group.say(node, sender(&leader), Message::ReadIndexReply(read), vec![]);
+        let question = ReadIndex { term, round: ReadRound(u64::MAX) };
+        group.say(&group.leader, asker, Message::ReadIndex(question), vec![]);
+        group.say(&group.leader, asker, Message::ReadIndex(question), vec![1, 2, 3]);
+    }
+    group.assert_unharmed(leader.term);
 }
 
 #[test]

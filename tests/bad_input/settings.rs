@@ -27,7 +27,7 @@ const CASES: [Case; 24] = [
     ("max_batch_bytes", "at least max_entry_bytes", |config| {
         config.max_batch_bytes = config.max_entry_bytes - 1;
     }),
-    ("max_append_bytes", "at least max_entry_bytes and 64 bytes", |config| {
+    ("max_append_bytes", "at least max_entry_bytes and 80 bytes", |config| {
         config.max_append_bytes = config.max_entry_bytes + 63;
     }),
     ("max_inflight_appends", "not be zero", |config| config.max_inflight_appends = 0),

@@ -61,6 +61,8 @@ impl Witness {
             // Nobody has entered the term that a pre-vote asks about.
             Message::Vote(vote) if vote.pre => return,
             Message::VoteReply(reply) if reply.pre => return,
+            // A question to the leader of a term promises nothing about it.
+            Message::Forward(_) | Message::ReadIndex(_) => return,
             Message::Vote(_) => {
                 testimony.candidacies += 1;
                 (Some(me), LogIndex::ZERO)
@@ -77,9 +79,11 @@ impl Witness {
                 AppendOutcome::Rejected { .. } => (None, LogIndex::ZERO),
             },
             Message::HeartbeatReply(reply) => (None, reply.matched),
-            Message::VoteReply(_) | Message::Append(_) | Message::Heartbeat(_) => {
-                (None, LogIndex::ZERO)
-            }
+            Message::VoteReply(_)
+            | Message::Append(_)
+            | Message::Heartbeat(_)
+            | Message::ForwardReply(_)
+            | Message::ReadIndexReply(_) => (None, LogIndex::ZERO),
         };
         if vote.is_none() && term <= self.term && persisted <= self.persisted {
             return;

@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use oarlock::consensus::{Core, Generation, Input, NewEntries, Options, Output, Restored};
-use oarlock::message::{Append, Entries, Message, ReadRound};
+use oarlock::message::{Append, Entries, Forward, Message, ReadRound};
 use oarlock::{BootCount, EntryId, HardState, LogIndex, Membership, NodeId, Role, Sender, Term};
 
 use super::show;
@@ -20,7 +20,16 @@ pub const ENTRY_BYTES: usize = 10;
 pub enum Payload {
     Noop,
     Command(u64),
+    Forwarded(Tag),
     Membership(Membership),
+}
+
+/// A proposal of a follower: who sent it, its number, and the term whose leader was to take it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tag {
+    pub from: Sender,
+    pub sequence: u64,
+    pub term: Term,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,6 +83,8 @@ pub struct Node {
     reads: Vec<(ReadRound, LogIndex)>,
     /// So many entries were announced as committed since the start.
     announced: usize,
+    /// The number of the last proposal that was forwarded since the start.
+    forwarded: u64,
 }
 
 impl Node {
@@ -107,6 +118,9 @@ pub struct Onlooker {
     /// Everything that any node ever announced as committed.
     pub committed: Vec<Entry>,
     pub confirmed_reads: usize,
+    /// The last that was committed of what each boot of each node forwarded, and how many were.
+    last_forwarded: BTreeMap<Sender, (Term, u64)>,
+    pub committed_forwards: usize,
     pub elections: usize,
     pub truncations: usize,
 }
@@ -161,6 +175,7 @@ impl Network {
             fetches: Vec::new(),
             reads: Vec::new(),
             announced: 0,
+            forwarded: 0,
         };
         self.nodes.insert(id, node);
         self.restart(id.0);
@@ -200,6 +215,7 @@ impl Network {
         let options = Options { me: this.sender(), seed, ..this.options.clone() };
         this.core = Some(Core::new(options, restored));
         this.announced = 0;
+        this.forwarded = 0;
     }
 
     /// Stops a node. Of what its disk was still to write, so many changes of the log and of term and
@@ -365,6 +381,25 @@ impl Network {
         self.step_with(node, input, &[])
     }
 
+    /// Has a node send `count` proposals to the leader it knows.
+    pub fn forward(&mut self, node: u64, count: u64) {
+        let this = self.node(NodeId(node));
+        let Some(to) = this.core().leader().filter(|leader| leader.0 != node) else { return };
+        let (from, term, sequence) = (this.sender(), this.core().term(), this.forwarded + 1);
+        this.forwarded += count;
+        let entries = (sequence..sequence + count)
+            .map(|sequence| {
+                let payload = Payload::Forwarded(Tag { from, sequence, term });
+                Entry { id: EntryId::ZERO, payload }
+            })
+            .collect();
+        let message = Message::Forward(Forward { term, sequence, count });
+        if let Some(trace) = &mut self.trace {
+            trace.push(format!("{node} > to {to}: {}", show::message(&message)));
+        }
+        self.packets.push_back(Packet { from, to, message, entries });
+    }
+
     /// Gives a core a fact, with the entries that came along, and does what it orders.
     fn step_with(&mut self, node: u64, input: Input, entries: &[Entry]) -> Vec<Output> {
         if let Some(trace) = &mut self.trace {
@@ -401,6 +436,7 @@ impl Network {
                                 Payload::Command(self.next_command)
                             }
                             NewEntries::Membership(members) => Payload::Membership(members.clone()),
+                            NewEntries::Forwarded => arrived[place as usize].payload.clone(),
                         };
                         Entry { id: EntryId::new(first.term, first.index.plus(place)), payload }
                     })
@@ -461,7 +497,7 @@ impl Network {
                 self.onlooker.confirmed_reads += waiting - this.reads.len();
             }
             Output::ReadsLost => this.reads.clear(),
-            Output::ProposeRefused | Output::ReadRefused => {}
+            Output::ProposeRefused | Output::ReadRefused | Output::ForwardPlaced { .. } => {}
         }
         None
     }
@@ -511,6 +547,8 @@ impl Disk {
         let voted_for = match message {
             Message::Vote(vote) if vote.pre => return,
             Message::VoteReply(reply) if reply.pre => return,
+            // A question to the leader of a term promises nothing about it.
+            Message::Forward(_) | Message::ReadIndex(_) => return,
             Message::Vote(_) => Some(from),
             Message::VoteReply(reply) if reply.granted => Some(to),
             _ => None,
@@ -554,6 +592,17 @@ impl Onlooker {
         self.elections += 1;
     }
 
+    /// What a follower concludes from the log: nothing of an older term or with a smaller number can
+    /// follow, so what has not come by then never will.
+    fn saw_forwarded(&mut self, entry: &Entry) {
+        let Payload::Forwarded(tag) = entry.payload else { return };
+        assert_eq!(entry.id.term, tag.term, "{tag:?} was taken in another term");
+        let this = (tag.term, tag.sequence);
+        let last = self.last_forwarded.insert(tag.from, this);
+        assert!(last < Some(this), "{tag:?} is committed after {last:?}");
+        self.committed_forwards += 1;
+    }
+
     /// State machine safety, and that a quorum of disks holds what is committed.
     fn saw_commit(&mut self, node: NodeId, index: LogIndex, nodes: &BTreeMap<NodeId, Node>) {
         let this = &nodes[&node];
@@ -573,6 +622,7 @@ impl Onlooker {
                     entry.id
                 );
             }
+            self.saw_forwarded(entry);
             self.committed.push(entry.clone());
         }
     }

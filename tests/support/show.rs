@@ -65,6 +65,16 @@ pub fn message(message: &Message) -> String {
         Message::HeartbeatReply(m) => {
             format!("heartbeat-reply term={} round={} matched={}", m.term, m.round.0, m.matched)
         }
+        Message::Forward(m) => {
+            format!("forward term={} sequence={} count={}", m.term, m.sequence, m.count)
+        }
+        Message::ForwardReply(m) => {
+            format!("forward-reply term={} sequence={} first={}", m.term, m.sequence, m.first)
+        }
+        Message::ReadIndex(m) => format!("read-index term={} round={}", m.term, m.round.0),
+        Message::ReadIndexReply(m) => {
+            format!("read-index-reply term={} round={} index={}", m.term, m.round.0, m.index)
+        }
     }
 }
 
@@ -94,6 +104,7 @@ pub fn output(output: &Output) -> String {
                 NewEntries::Noop => "no-op".to_owned(),
                 NewEntries::Commands => format!("{count} commands"),
                 NewEntries::Membership(m) => membership(m),
+                NewEntries::Forwarded => format!("{count} forwarded commands"),
             };
             format!("append {first}: {what}")
         }
@@ -114,6 +125,7 @@ pub fn output(output: &Output) -> String {
             format!("{role} term={term} leader={}", node(*leader))
         }
         Output::ProposeRefused => "propose refused".to_owned(),
+        Output::ForwardPlaced { sequence, first } => format!("forward {sequence} is {first}"),
         Output::ReadQueued(round) => format!("read queued for round {}", round.0),
         Output::ReadRefused => "read refused".to_owned(),
         Output::ReadConfirmed { round, index } => {

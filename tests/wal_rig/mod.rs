@@ -26,7 +26,15 @@ pub fn members() -> Membership {
 }
 
 pub fn try_open(storage: Arc<dyn Storage>, dir: &Path) -> Result<Opened, StorageError> {
-    wal::open(storage, dir, NodeId(1), "test", &members(), &options())
+    try_open_with(storage, dir, &options())
+}
+
+pub fn try_open_with(
+    storage: Arc<dyn Storage>,
+    dir: &Path,
+    options: &LogOptions,
+) -> Result<Opened, StorageError> {
+    wal::open(storage, dir, NodeId(1), "test", &members(), options)
 }
 
 pub fn segment(sequence: u32) -> PathBuf {
@@ -38,6 +46,7 @@ pub struct Rig {
     pub disk: Arc<SimDisk>,
     pub opened: Opened,
     pub generation: u64,
+    options: LogOptions,
 }
 
 impl Rig {
@@ -45,13 +54,22 @@ impl Rig {
         Self::on(Arc::new(SimDisk::new(1)))
     }
 
+    pub fn on_with(disk: Arc<SimDisk>, options: LogOptions) -> Self {
+        Self::try_on_with(disk, options).expect("a good directory")
+    }
+
     pub fn on(disk: Arc<SimDisk>) -> Self {
         Self::try_on(disk).expect("a good directory")
     }
 
     pub fn try_on(disk: Arc<SimDisk>) -> Result<Self, StorageError> {
-        let opened = try_open(Arc::clone(&disk) as Arc<dyn Storage>, Path::new(DIR))?;
-        Ok(Self { disk, opened, generation: 0 })
+        Self::try_on_with(disk, options())
+    }
+
+    pub fn try_on_with(disk: Arc<SimDisk>, options: LogOptions) -> Result<Self, StorageError> {
+        let storage = Arc::clone(&disk) as Arc<dyn Storage>;
+        let opened = try_open_with(storage, Path::new(DIR), &options)?;
+        Ok(Self { disk, opened, generation: 0, options })
     }
 
     /// Kills the program and starts it again.
@@ -60,8 +78,8 @@ impl Rig {
     }
 
     pub fn try_restart(self) -> Result<Self, StorageError> {
-        let disk = self.kill();
-        Self::try_on(disk)
+        let options = self.options;
+        Self::try_on_with(self.kill(), options)
     }
 
     pub fn kill(self) -> Arc<SimDisk> {
@@ -72,9 +90,9 @@ impl Rig {
     /// Cuts the power, losing everything that was not flushed, and starts again.
     pub fn crash(self) -> Self {
         self.disk.crash_losing_all();
-        let disk = self.disk;
+        let (disk, options) = (self.disk, self.options);
         drop(self.opened);
-        Self::on(disk)
+        Self::on_with(disk, options)
     }
 
     pub fn log(&mut self) -> &mut Log {
@@ -166,16 +184,20 @@ pub fn header(term: u64, index: LogIndex) -> RecordHeader {
 }
 
 pub fn read_all(log: &Log) -> Vec<(EntryId, Vec<u8>)> {
+    try_read_all(log).expect("readable")
+}
+
+pub fn try_read_all(log: &Log) -> Result<Vec<(EntryId, Vec<u8>)>, StorageError> {
     let reader = log.reader();
     let mut entries = Vec::new();
     let mut prev = log.base().index;
     while prev < log.last().index {
-        let (slices, last) = reader.read(prev, log.last().index, 5000).expect("readable");
+        let (slices, last) = reader.read(prev, log.last().index, 5000)?;
         assert!(last > prev, "at least one entry");
         entries.extend(decode(&slices));
         prev = last;
     }
-    entries
+    Ok(entries)
 }
 
 pub fn decode(slices: &Slices) -> Vec<(EntryId, Vec<u8>)> {

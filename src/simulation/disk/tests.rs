@@ -227,6 +227,24 @@ fn a_failed_write_may_have_written_the_beginning() {
 }
 
 #[test]
+fn a_fault_gives_the_error_that_it_names() {
+    let errors = [
+        (FaultError::Io, Errno::IO),
+        (FaultError::NoSpace, Errno::NOSPC),
+        (FaultError::ReadOnly, Errno::ROFS),
+        (FaultError::TooManyFiles, Errno::MFILE),
+        (FaultError::NoMemory, Errno::NOMEM),
+    ];
+    for (error, errno) in errors {
+        let disk = SimDisk::new(0);
+        disk.fail(once(Operation::CreateDir, error));
+        let found = disk.create_dir(dir()).expect_err("planned").raw_os_error();
+        assert_eq!(found, Some(errno.raw_os_error()));
+        disk.create_dir(dir()).expect("once");
+    }
+}
+
+#[test]
 fn faults_hit_the_operation_they_name_once_or_for_good() {
     let (disk, file) = disk_with(0, b"abc");
     let before = disk.operations();

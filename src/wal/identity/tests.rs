@@ -7,9 +7,8 @@ use super::*;
 use crate::membership::Member;
 use crate::simulation::{Fault, FaultError, SimDisk};
 use crate::storage::{OpenMode, StorageFile};
-use crate::types::HardState;
+use crate::types::Term;
 use crate::wal::disk::Disk;
-use crate::wal::vote::VoteFile;
 
 const SEEDS: u64 = 30;
 
@@ -27,17 +26,25 @@ fn open_as(
     cluster: &str,
     members: &Membership,
 ) -> Result<Directory, StorageError> {
-    let storage: Arc<dyn Storage> = disk.clone();
-    Directory::open(storage, dir(), NodeId(node), cluster, members)
+    start(disk.clone(), dir(), node, cluster, members)
+}
+
+/// Opens a directory and begins a run in it.
+fn start(
+    storage: Arc<dyn Storage>,
+    dir: &Path,
+    node: u64,
+    cluster: &str,
+    members: &Membership,
+) -> Result<Directory, StorageError> {
+    let mut directory = Directory::open(storage, dir, NodeId(node), cluster, members)?;
+    let vote = directory.vote()?;
+    directory.start(vote)?;
+    Ok(directory)
 }
 
 fn open(disk: &Arc<SimDisk>) -> Result<Directory, StorageError> {
     open_as(disk, 1, "orders", &members([1, 2, 3]))
-}
-
-fn open_vote(disk: &Arc<SimDisk>) -> Result<HardState, StorageError> {
-    let storage: Arc<dyn Storage> = disk.clone();
-    VoteFile::open(storage, dir()).map(|(_, state)| state)
 }
 
 /// A disk with a directory that was opened once.
@@ -139,7 +146,7 @@ fn two_new_directories_never_share_an_incarnation() {
     let incarnation = || {
         let temp = tempfile::tempdir().expect("a temporary directory");
         let members = members([1]);
-        let directory = Directory::open(Arc::new(Disk), temp.path(), NodeId(1), "orders", &members);
+        let directory = start(Arc::new(Disk), temp.path(), 1, "orders", &members);
         directory.expect("opened").sender().incarnation
     };
     assert_ne!(incarnation(), incarnation());
@@ -211,13 +218,12 @@ fn of_two_first_starts_at_once_one_wins_and_the_other_finds_it_in_use() {
     for _ in 0..20 {
         let temp = tempfile::tempdir().expect("a temporary directory");
         let barrier = std::sync::Barrier::new(2);
-        let start = || {
+        let begin = || {
             barrier.wait();
-            let members = members([1]);
-            Directory::open(Arc::new(Disk), temp.path(), NodeId(1), "orders", &members)
+            start(Arc::new(Disk), temp.path(), 1, "orders", &members([1]))
         };
         let results = std::thread::scope(|scope| {
-            let threads = [scope.spawn(start), scope.spawn(start)];
+            let threads = [scope.spawn(begin), scope.spawn(begin)];
             threads.map(|thread| thread.join().expect("no panic"))
         });
         let mut refused = results.iter().filter_map(|result| result.as_ref().err());
@@ -290,7 +296,7 @@ fn open_against(other: u64, keeps: bool, at: usize) -> Option<[Result<(), Storag
     let disk = Arc::new(SimDisk::new(0));
     let theirs = Arc::new(parking_lot::Mutex::new(None));
     let kept = Arc::new(parking_lot::Mutex::new(None));
-    let start = {
+    let interrupt = {
         let (disk, theirs, kept) = (Arc::clone(&disk), Arc::clone(&theirs), Arc::clone(&kept));
         move || {
             let result = open_as(&disk, other, "orders", &members([1, 2]));
@@ -298,8 +304,8 @@ fn open_against(other: u64, keeps: bool, at: usize) -> Option<[Result<(), Storag
             *kept.lock() = result.ok().filter(|_| keeps);
         }
     };
-    let storage = Interrupted { disk, calls: AtomicUsize::new(0), at, other: Box::new(start) };
-    let ours = Directory::open(Arc::new(storage), dir(), NodeId(1), "orders", &members([1, 2]));
+    let storage = Interrupted { disk, calls: AtomicUsize::new(0), at, other: Box::new(interrupt) };
+    let ours = start(Arc::new(storage), dir(), 1, "orders", &members([1, 2]));
     let theirs = theirs.lock().take()?;
     Some([ours.map(drop).map_err(|error| error.kind), theirs])
 }
@@ -347,9 +353,51 @@ fn contents_without_an_identity_are_damage_and_never_a_fresh_start() {
 fn a_vote_file_that_goes_missing_is_damage() {
     let disk = used(0);
     disk.remove(&dir().join(vote::VOTE_FILE)).expect("removed");
-    drop(open(&disk).expect("the directory itself is in order"));
-    let error = open_vote(&disk).expect_err("damaged");
+    let before = files(&disk);
+    let error = open(&disk).expect_err("damaged");
     assert!(matches!(error.kind, StorageErrorKind::Damaged { .. }), "{error}");
+    assert_eq!(files(&disk), before);
+}
+
+/// Votes in another directory, or in this one at another time, count for nothing.
+#[test]
+fn a_vote_file_of_another_directory_or_of_an_earlier_start_is_damage() {
+    let vote = |disk: &SimDisk| disk.live_bytes(&dir().join(vote::VOTE_FILE)).expect("there");
+    let other = vote(&used(1));
+    let disk = used(0);
+    let earlier = vote(&disk);
+    drop(open(&disk).expect("opened"));
+    for wrong in [other, earlier] {
+        let disk = Arc::new((*disk).clone());
+        disk.rot(&dir().join(vote::VOTE_FILE), |bytes| bytes.clone_from(&wrong));
+        let before = files(&disk);
+        let error = open(&disk).expect_err("damaged");
+        assert!(matches!(error.kind, StorageErrorKind::Damaged { .. }), "{error}");
+        assert_eq!(files(&disk), before);
+    }
+}
+
+/// A node that has voted does not forget it.
+#[test]
+fn an_identity_from_before_there_was_a_vote_is_damage() {
+    let path = dir().join(IDENTITY_FILE);
+    let unaware = (0..).find_map(|after| {
+        let disk = Arc::new(SimDisk::new(0));
+        disk.fail(gone(after));
+        drop(open(&disk));
+        disk.live_bytes(&path)
+    });
+    let unaware = unaware.expect("the identity comes first");
+    let disk = used(0);
+    let directory = open(&disk).expect("opened");
+    let mut vote = directory.vote().expect("readable").expect("there");
+    vote.store(HardState { term: Term(3), voted_for: Some(NodeId(2)) }).expect("stored");
+    drop(directory);
+    disk.rot(&path, |bytes| bytes.clone_from(&unaware));
+    let before = files(&disk);
+    let error = open(&disk).expect_err("damaged");
+    assert!(matches!(error.kind, StorageErrorKind::Damaged { .. }), "{error}");
+    assert_eq!(files(&disk), before);
 }
 
 #[test]
@@ -411,8 +459,11 @@ fn a_crash_at_any_point_of_opening_leaves_a_directory_that_opens() {
                 }
                 disk.crash();
                 let place = format!("seed {seed}, boot {earlier_boots}, operation {after}");
-                let now = open(&disk).unwrap_or_else(|error| panic!("{place}: {error}")).sender();
-                assert_eq!(open_vote(&disk).expect(&place), HardState::default());
+                let directory = open(&disk).unwrap_or_else(|error| panic!("{place}: {error}"));
+                let vote = directory.vote().expect(&place).expect(&place);
+                assert_eq!(vote.state(), HardState::default());
+                let now = directory.sender();
+                drop(directory);
                 if let Some(last) = last {
                     assert_eq!(now.incarnation, last.incarnation, "{place}");
                     assert!(now.boot > last.boot, "{place}: {} after {}", now.boot, last.boot);

@@ -6,7 +6,11 @@
 
 use oarlock::{Member, Membership, NodeId};
 
-use crate::rules::Sight::{self, *};
+use crate::rules::Sight::{
+    self, Committed, CommittedByTwoLeaders, ForwardedCommitted, Leader, LostInACrash,
+    MajorityOverwritten, ReadAnswered, ReadOfALaterLeader, ReadOnAFollower, Resigned, SecondLeader,
+    Truncated, TwoLeadersAtOnce,
+};
 
 /// How messages travel. Any of them may be lost in either case: it is then never delivered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +36,7 @@ pub(crate) enum Start {
 }
 
 #[derive(Clone, Copy, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each of them takes something away by itself")]
 pub(crate) struct Bounds {
     pub(crate) name: &'static str,
     pub(crate) about: &'static str,
@@ -50,7 +55,11 @@ pub(crate) struct Bounds {
     pub(crate) slow_log: bool,
     pub(crate) terms: u64,
     pub(crate) commands: u8,
+    /// Proposals that followers hand to their leader.
+    pub(crate) forwards: u8,
     pub(crate) reads: u8,
+    /// Whether followers read as well.
+    pub(crate) reads_on_followers: bool,
     /// Heartbeats of leaders; with check-quorum, leaders that give up.
     pub(crate) ticks: u8,
     pub(crate) restarts: u8,
@@ -79,7 +88,9 @@ const THREE: Bounds = Bounds {
     slow_log: false,
     terms: 2,
     commands: 0,
+    forwards: 0,
     reads: 0,
+    reads_on_followers: false,
     ticks: 0,
     restarts: 0,
     repeats: 0,
@@ -88,7 +99,7 @@ const THREE: Bounds = Bounds {
 };
 
 /// The bounds for every change.
-pub(crate) const SMALL: [Bounds; 11] = [
+pub(crate) const SMALL: [Bounds; 13] = [
     Bounds {
         name: "votes",
         about: "one term; disks that lag, a restart, a repeated message",
@@ -205,10 +216,32 @@ pub(crate) const SMALL: [Bounds; 11] = [
         sights: &[ReadAnswered, ReadOfALaterLeader, TwoLeadersAtOnce],
         ..THREE
     },
+    Bounds {
+        name: "follower-reads",
+        about: "a read on any node, and another leader",
+        start: Start::Led,
+        network: Network::InOrder,
+        window: 2,
+        appends: true,
+        heartbeats: true,
+        reads: 1,
+        reads_on_followers: true,
+        sights: &[ReadOnAFollower, ReadOfALaterLeader, TwoLeadersAtOnce],
+        ..THREE
+    },
+    Bounds {
+        name: "forwards",
+        about: "two proposals of followers, and another leader; messages repeat",
+        start: Start::Led,
+        appends: true,
+        forwards: 2,
+        sights: &[ForwardedCommitted, CommittedByTwoLeaders, Truncated],
+        ..THREE
+    },
 ];
 
 /// The bounds for a longer look: what `SMALL` has, and further.
-pub(crate) const LARGE: [Bounds; 11] = {
+pub(crate) const LARGE: [Bounds; 13] = {
     let [
         votes,
         elections,
@@ -221,6 +254,8 @@ pub(crate) const LARGE: [Bounds; 11] = {
         generations,
         crashes,
         reads,
+        follower_reads,
+        forwards,
     ] = SMALL;
     [
         Bounds { restarts: 2, ..votes },
@@ -234,6 +269,8 @@ pub(crate) const LARGE: [Bounds; 11] = {
         Bounds { window: 2, ..generations },
         Bounds { commands: 2, restarts: 2, ..crashes },
         Bounds { commands: 1, ticks: 1, ..reads },
+        Bounds { reads: 2, ..follower_reads },
+        Bounds { window: 2, ..forwards },
     ]
 };
 

@@ -59,6 +59,8 @@ impl Model for Cluster {
             is_seen::<8>,
             is_seen::<9>,
             is_seen::<10>,
+            is_seen::<11>,
+            is_seen::<12>,
         ];
         let sometimes = sights
             .iter()

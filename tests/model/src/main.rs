@@ -24,16 +24,22 @@ usage: oarlock-model [--bounds small|large] [--only MODEL] [--threads N]
 Goes through all states of each model, and through all small configurations; or plants each bug, and
 looks for it.";
 
+enum Job {
+    /// All models, or one.
+    Models(Option<String>),
+    /// All planted bugs, or one.
+    Plants(Option<String>),
+}
+
 struct Arguments {
+    job: Job,
     large: bool,
-    only: Option<String>,
-    plants: Option<Option<String>>,
     threads: usize,
 }
 
 fn arguments() -> Option<Arguments> {
     let threads = std::thread::available_parallelism().map_or(1, Into::into);
-    let mut parsed = Arguments { large: false, only: None, plants: None, threads };
+    let mut parsed = Arguments { job: Job::Models(None), large: false, threads };
     let mut given = std::env::args().skip(1).peekable();
     while let Some(name) = given.next() {
         match name.as_str() {
@@ -44,10 +50,12 @@ fn arguments() -> Option<Arguments> {
                     _ => return None,
                 }
             }
-            "--only" => parsed.only = Some(given.next()?),
-            "--plants" => parsed.plants = Some(given.next_if(|next| !next.starts_with("--"))),
+            "--only" => parsed.job = Job::Models(Some(given.next()?)),
+            "--plants" => {
+                parsed.job = Job::Plants(given.next_if(|next| !next.starts_with("--")));
+            }
             "--threads" => {
-                parsed.threads = given.next()?.parse().ok().filter(|threads| *threads > 0)?
+                parsed.threads = given.next()?.parse().ok().filter(|threads| *threads > 0)?;
             }
             _ => return None,
         }
@@ -56,14 +64,16 @@ fn arguments() -> Option<Arguments> {
 }
 
 fn main() -> ExitCode {
-    let Some(Arguments { large, only, plants, threads }) = arguments() else {
+    let Some(Arguments { job, large, threads }) = arguments() else {
         eprintln!("{USAGE}");
         return ExitCode::from(2);
     };
     step::silence_cores();
-    let all_is_well = match plants {
-        Some(name) => check_plants(name.as_deref(), threads),
-        None => check_models(if large { &LARGE } else { &SMALL }, only.as_deref(), large, threads),
+    let all_is_well = match job {
+        Job::Models(name) => {
+            check_models(if large { &LARGE } else { &SMALL }, name.as_deref(), large, threads)
+        }
+        Job::Plants(name) => check_plants(name.as_deref(), threads),
     };
     if all_is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

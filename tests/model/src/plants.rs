@@ -16,10 +16,11 @@ pub(crate) enum Plant {
     AcksUnverified,
     ReadsAtOnce,
     OldRoundsConfirm,
+    TakesForwardsAgain,
 }
 
 impl Plant {
-    pub(crate) const ALL: [Self; 11] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::AcksBeforeStoring,
         Self::VotesBeforeStoring,
         Self::ForgetsVote,
@@ -31,6 +32,7 @@ impl Plant {
         Self::AcksUnverified,
         Self::ReadsAtOnce,
         Self::OldRoundsConfirm,
+        Self::TakesForwardsAgain,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -46,6 +48,7 @@ impl Plant {
             Self::AcksUnverified => "acks-unverified",
             Self::ReadsAtOnce => "reads-at-once",
             Self::OldRoundsConfirm => "old-rounds-confirm",
+            Self::TakesForwardsAgain => "takes-forwards-again",
         }
     }
 
@@ -99,6 +102,11 @@ impl Plant {
             Self::OldRoundsConfirm => {
                 ("any answer confirms the latest round of reads", "reads", Rule::ReadsAreFresh)
             }
+            Self::TakesForwardsAgain => (
+                "a leader does not look at the number of what is forwarded",
+                "forwards",
+                Rule::ForwardsOnce,
+            ),
         }
     }
 }

@@ -15,11 +15,12 @@ pub(crate) enum Rule {
     CommittedIsOne,
     PromisesAreStored,
     ReadsAreFresh,
+    ForwardsOnce,
     CoreAsserts,
 }
 
 impl Rule {
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::OneLeader,
         Self::LogsMatch,
         Self::LeadersAreComplete,
@@ -28,6 +29,7 @@ impl Rule {
         Self::CommittedIsOne,
         Self::PromisesAreStored,
         Self::ReadsAreFresh,
+        Self::ForwardsOnce,
         Self::CoreAsserts,
     ];
 
@@ -41,6 +43,7 @@ impl Rule {
             Self::CommittedIsOne => "all nodes commit the same entries",
             Self::PromisesAreStored => "what a message promises is on its sender's disk",
             Self::ReadsAreFresh => "a read sees all that was committed before it",
+            Self::ForwardsOnce => "a log holds what a node forwarded once, and in its order",
             Self::CoreAsserts => "the core's own assertions hold",
         }
     }
@@ -83,10 +86,12 @@ pub(crate) enum Sight {
     LostInACrash,
     ReadAnswered,
     ReadOfALaterLeader,
+    ReadOnAFollower,
+    ForwardedCommitted,
 }
 
 impl Sight {
-    pub(crate) const ALL: [Self; 11] = [
+    pub(crate) const ALL: [Self; 13] = [
         Self::Leader,
         Self::SecondLeader,
         Self::TwoLeadersAtOnce,
@@ -98,6 +103,8 @@ impl Sight {
         Self::LostInACrash,
         Self::ReadAnswered,
         Self::ReadOfALaterLeader,
+        Self::ReadOnAFollower,
+        Self::ForwardedCommitted,
     ];
 
     pub(crate) fn says(self) -> &'static str {
@@ -112,7 +119,9 @@ impl Sight {
             Self::MajorityOverwritten => "an entry that a majority held is cut (figure 8)",
             Self::LostInACrash => "a crash takes an entry that was not flushed",
             Self::ReadAnswered => "a read is answered",
-            Self::ReadOfALaterLeader => "a later leader answers a read",
+            Self::ReadOfALaterLeader => "a read is answered in a later leader's term",
+            Self::ReadOnAFollower => "a follower answers a read",
+            Self::ForwardedCommitted => "what a follower forwarded is committed",
         }
     }
 
@@ -138,8 +147,12 @@ impl Sight {
             Self::Truncated => state.nodes.iter().any(|node| node.core.generation().0 > 0),
             Self::MajorityOverwritten => onlooker.majority_overwritten,
             Self::LostInACrash => onlooker.lost_in_a_crash,
-            Self::ReadAnswered => onlooker.reads_answered.0,
-            Self::ReadOfALaterLeader => onlooker.reads_answered.1,
+            Self::ReadAnswered => onlooker.reads_answered.any,
+            Self::ReadOfALaterLeader => onlooker.reads_answered.later,
+            Self::ReadOnAFollower => onlooker.reads_answered.on_follower,
+            Self::ForwardedCommitted => {
+                onlooker.committed.iter().any(|entry| entry.sequence.is_some())
+            }
         }
     }
 }
@@ -156,8 +169,16 @@ pub(crate) struct Onlooker {
     /// Whether a truncation has taken an entry that a majority of disks held.
     pub(crate) majority_overwritten: bool,
     pub(crate) lost_in_a_crash: bool,
-    /// Whether a read was answered, and whether one was in a term that is not the first.
-    pub(crate) reads_answered: (bool, bool),
+    pub(crate) reads_answered: ReadsAnswered,
+}
+
+/// Which kinds of reads were answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct ReadsAnswered {
+    pub(crate) any: bool,
+    /// In a term that is not the first.
+    pub(crate) later: bool,
+    pub(crate) on_follower: bool,
 }
 
 impl Onlooker {
@@ -224,6 +245,9 @@ pub(crate) fn check_state(changed: usize, state: &mut State) {
     if others.iter().any(|other| !logs_match(&node.log, &other.log)) {
         state.broken.add(Rule::LogsMatch);
     }
+    if !forwards_rise(&node.log) {
+        state.broken.add(Rule::ForwardsOnce);
+    }
     let committed = state.onlooker.committed.iter().enumerate();
     if committed.into_iter().any(|(at, entry)| !is_on_a_quorum(at, *entry, node, &others)) {
         state.broken.add(Rule::CommittedIsKept);
@@ -233,6 +257,17 @@ pub(crate) fn check_state(changed: usize, state: &mut State) {
 pub(crate) fn others(nodes: &[Frozen<Node>], than: usize) -> Vec<&Node> {
     let others = nodes.iter().enumerate().filter(|(place, _)| *place != than);
     others.map(|(_, node)| &**node).collect()
+}
+
+/// By term and number: what a node concludes from its log hangs on that.
+fn forwards_rise(log: &[Entry]) -> bool {
+    log.iter().enumerate().all(|(at, entry)| {
+        let earlier = log[..at].iter().filter(|earlier| earlier.by == entry.by);
+        entry.sequence.is_none()
+            || earlier.filter(|earlier| earlier.sequence.is_some()).all(|earlier| {
+                (earlier.id.term, earlier.sequence) < (entry.id.term, entry.sequence)
+            })
+    })
 }
 
 fn logs_match(one: &[Entry], other: &[Entry]) -> bool {

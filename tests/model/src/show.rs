@@ -23,6 +23,7 @@ fn action(action: Action, state: &State) -> String {
         Action::LosePatience(at) => format!("{} has not heard its leader for a timeout", id(at)),
         Action::Tick(at) => format!("{}'s clock ticks", id(at)),
         Action::Propose(at) => format!("{} is given a command", id(at)),
+        Action::Forward(at) => format!("{} forwards a proposal", id(at)),
         Action::Read(at) => format!("{} is asked to read", id(at)),
         Action::Drop(at, to) => format!("{} is told that something to {to} was lost", id(at)),
         Action::FlushHardState(at) => format!("{}'s disk stores term and vote", id(at)),

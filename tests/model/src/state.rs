@@ -52,11 +52,14 @@ impl<T: PartialEq> PartialEq for Frozen<T> {
 
 impl<T: Eq> Eq for Frozen<T> {}
 
-/// An entry, and who created it: two entries of one name are told apart by that.
+/// An entry, and where it comes from: two entries of one name are told apart by that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Entry {
     pub(crate) id: EntryId,
+    /// The leader that created it, or the node that forwarded it.
     pub(crate) by: (NodeId, BootCount),
+    /// Its number among those that were forwarded.
+    pub(crate) sequence: Option<u64>,
 }
 
 /// A message on its way, with the entries that an append carries.
@@ -109,6 +112,8 @@ pub(crate) struct Node {
     pub(crate) hard_states: Vec<HardState>,
     /// Reads that wait: their round, and how much was committed anywhere when they came in.
     pub(crate) reads: Vec<(ReadRound, LogIndex)>,
+    /// So many proposals were forwarded since the start.
+    pub(crate) forwarded: u64,
     /// Announced as committed since the start.
     pub(crate) committed: LogIndex,
 }
@@ -123,6 +128,7 @@ impl Node {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Spent {
     pub(crate) commands: u8,
+    pub(crate) forwards: u8,
     pub(crate) reads: u8,
     pub(crate) ticks: u8,
     pub(crate) restarts: u8,

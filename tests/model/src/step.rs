@@ -3,8 +3,8 @@
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use oarlock::consensus::{Core, Input, Options, Output, Restored};
-use oarlock::message::{Message, VoteReply};
+use oarlock::consensus::{Core, Generation, Input, NewEntries, Options, Output, Restored};
+use oarlock::message::{Forward, Message, ReadRound, VoteReply};
 use oarlock::{
     BootCount, ElectionPriority, EntryId, HardState, Incarnation, LogIndex, NodeId, Role, Sender,
     Term,
@@ -27,6 +27,8 @@ pub(crate) enum Action {
     /// A leader's clock: heartbeats, or, with check-quorum, the silence of the others.
     Tick(usize),
     Propose(usize),
+    /// A follower hands a proposal to the leader that it knows.
+    Forward(usize),
     Read(usize),
     /// A leader is told that something on its way to another node was lost.
     Drop(usize, NodeId),
@@ -94,6 +96,7 @@ fn started(bounds: &Bounds, id: NodeId, boot: BootCount, disk: Disk) -> Node {
         writes: Vec::new(),
         hard_states,
         reads: Vec::new(),
+        forwarded: 0,
         committed: LogIndex::ZERO,
     }
 }
@@ -104,8 +107,13 @@ fn split_disk(id: NodeId) -> Disk {
         hard_state: HardState { term: Term(term), voted_for: Some(NodeId(voted_for)) },
         log,
     };
-    let first =
-        |term| vec![Entry { id: EntryId::new(Term(term), LogIndex(1)), by: (id, BootCount(1)) }];
+    let first = |term| {
+        vec![Entry {
+            id: EntryId::new(Term(term), LogIndex(1)),
+            by: (id, BootCount(1)),
+            sequence: None,
+        }]
+    };
     match id {
         NodeId(1) => stored(1, 1, first(1)),
         NodeId(2) => stored(2, 3, Vec::new()),
@@ -217,9 +225,6 @@ impl State {
             if spent.commands < bounds.commands {
                 actions.push(Action::Propose(at));
             }
-            if spent.reads < bounds.reads {
-                actions.push(Action::Read(at));
-            }
             if spent.ticks < bounds.ticks {
                 actions.push(Action::Tick(at));
             }
@@ -231,9 +236,16 @@ impl State {
             if may_stand {
                 actions.push(Action::Campaign(at));
             }
+            if spent.forwards < bounds.forwards && node.core.leader().is_some() {
+                actions.push(Action::Forward(at));
+            }
             if bounds.check_quorum && node.core.leader().is_some() {
                 actions.push(Action::LosePatience(at));
             }
+        }
+        let may_read = node.core.role() == Role::Leader || bounds.reads_on_followers;
+        if spent.reads < bounds.reads && may_read && node.core.leader().is_some() {
+            actions.push(Action::Read(at));
         }
         if !node.hard_states.is_empty() {
             actions.push(Action::FlushHardState(at));
@@ -267,6 +279,7 @@ impl State {
             | Action::LosePatience(at)
             | Action::Tick(at)
             | Action::Propose(at)
+            | Action::Forward(at)
             | Action::Read(at)
             | Action::Drop(at, _)
             | Action::FlushHardState(at)
@@ -298,6 +311,10 @@ impl Step<'_> {
             Action::Propose(_) => {
                 self.state.spent.commands += 1;
                 self.feed(Input::Propose { count: 1 });
+            }
+            Action::Forward(_) => {
+                self.state.spent.forwards += 1;
+                self.forward();
             }
             Action::Read(_) => {
                 self.state.spent.reads += 1;
@@ -361,6 +378,9 @@ impl Step<'_> {
                 let believed = beat.committed.min(self.node.core.last().index);
                 self.announce(believed);
             }
+            (Some(Plant::TakesForwardsAgain), Message::Forward(forward)) => {
+                forward.sequence += 10 * self.node.log.len() as u64;
+            }
             (Some(Plant::OldRoundsConfirm), Message::HeartbeatReply(reply)) => {
                 if let Some((round, _)) = self.node.reads.first() {
                     reply.round = *round;
@@ -369,6 +389,17 @@ impl Step<'_> {
             _ => {}
         }
         message
+    }
+
+    fn forward(&mut self) {
+        let node = &mut self.node;
+        let leader = node.core.leader().expect("only those who know a leader forward");
+        node.forwarded += 1;
+        let (me, sequence, term) = (node.core.options().me, node.forwarded, node.core.term());
+        let by = (me.node, me.boot);
+        let entry = Entry { id: EntryId::ZERO, by, sequence: Some(sequence) };
+        let message = Message::Forward(Forward { term, sequence, count: 1 });
+        self.send(leader, message, vec![entry]);
     }
 
     fn feed(&mut self, input: Input) {
@@ -399,11 +430,15 @@ impl Step<'_> {
     fn perform(&mut self, output: Output, arrived: &[Entry]) -> Option<Order> {
         let node = &mut self.node;
         match output {
-            Output::Append { first, count, .. } => {
+            Output::Append { first, count, entries } => {
                 let me = node.core.options().me;
-                let entry = |place| Entry {
-                    id: EntryId::new(first.term, first.index.plus(place)),
-                    by: (me.node, me.boot),
+                let by = (me.node, me.boot);
+                let entry = |place| {
+                    let id = EntryId::new(first.term, first.index.plus(place));
+                    match entries {
+                        NewEntries::Forwarded => Entry { id, ..arrived[place as usize] },
+                        _ => Entry { id, by, sequence: None },
+                    }
                 };
                 self.store((0..count).map(entry).collect());
             }
@@ -429,7 +464,10 @@ impl Step<'_> {
             }
             Output::ReadConfirmed { round, index } => self.answer_reads(round, index),
             Output::ReadsLost => node.reads.clear(),
-            Output::RoleChanged { .. } | Output::ProposeRefused | Output::ReadRefused => {}
+            Output::RoleChanged { .. }
+            | Output::ProposeRefused
+            | Output::ForwardPlaced { .. }
+            | Output::ReadRefused => {}
         }
         None
     }
@@ -441,7 +479,7 @@ impl Step<'_> {
         node.writes.push(Write { change: Change::Store(entries), generation, last });
     }
 
-    fn truncate(&mut self, from: LogIndex, generation: oarlock::consensus::Generation) {
+    fn truncate(&mut self, from: LogIndex, generation: Generation) {
         let node = &mut self.node;
         let (at, last) = (from.0 as usize - 1, from.prev());
         let others = rules::others(&self.state.nodes, self.at);
@@ -459,13 +497,15 @@ impl Step<'_> {
         self.node.committed = self.node.committed.max(index);
     }
 
-    fn answer_reads(&mut self, round: oarlock::message::ReadRound, index: LogIndex) {
-        let term = self.node.core.term();
+    fn answer_reads(&mut self, round: ReadRound, index: LogIndex) {
+        let (term, role) = (self.node.core.term(), self.node.core.role());
         let answered = &mut self.state.onlooker.reads_answered;
         let broken = &mut self.state.broken;
         self.node.reads.retain(|(wanted, least)| {
             if *wanted <= round {
-                *answered = (true, answered.1 || term > Term(1));
+                answered.any = true;
+                answered.later |= term > Term(1);
+                answered.on_follower |= role == Role::Follower;
                 if index < *least {
                     broken.add(Rule::ReadsAreFresh);
                 }
@@ -617,13 +657,17 @@ impl Disk {
         let vote = match message {
             Message::Vote(vote) if vote.pre => return true,
             Message::VoteReply(reply) if reply.pre => return true,
+            // A question to the leader of a term promises nothing about it.
+            Message::Forward(_) | Message::ReadIndex(_) => return true,
             Message::Vote(_) => Some(from),
             Message::VoteReply(reply) if reply.granted => Some(to),
             Message::VoteReply(_)
             | Message::Append(_)
             | Message::AppendReply(_)
             | Message::Heartbeat(_)
-            | Message::HeartbeatReply(_) => None,
+            | Message::HeartbeatReply(_)
+            | Message::ForwardReply(_)
+            | Message::ReadIndexReply(_) => None,
         };
         term > message.term() || (term == message.term() && (vote.is_none() || vote == voted_for))
     }

@@ -38,8 +38,10 @@ use std::io::{self, Write};
 use std::net::TcpListener;
 use std::process::ExitCode;
 
-use oarlock::{Config, Node};
-use options::{Options, USAGE};
+#[cfg(feature = "tls")]
+use oarlock::transport::tcp::Tls;
+use oarlock::{Config, Node, NodeBuilder};
+use options::{Options, TlsFiles, USAGE};
 use store::{MAX_WRITE_BYTES, Store};
 
 fn main() -> ExitCode {
@@ -76,8 +78,31 @@ fn start(options: Options) -> Result<(TcpListener, Node<Store>, usize), Box<dyn 
         Some(directory) => builder.data_dir(directory),
         None => builder.in_memory(),
     };
+    let builder = match options.tls {
+        Some(files) => listen_tls(builder, options.listen, &files)?,
+        None => builder.listen(options.listen),
+    };
     let node = builder.start()?;
 
     writeln!(io::stdout(), "node {}: clients at {}", options.id, listener.local_addr()?)?;
     Ok((listener, node, options.max_clients))
+}
+
+#[cfg(feature = "tls")]
+fn listen_tls(
+    builder: NodeBuilder<Store>,
+    address: String,
+    files: &TlsFiles,
+) -> Result<NodeBuilder<Store>, Box<dyn Error>> {
+    let TlsFiles { certificate, key, authority } = files;
+    Ok(builder.listen_tls(address, Tls::from_pem_files(certificate, key, authority)?))
+}
+
+#[cfg(not(feature = "tls"))]
+fn listen_tls(
+    _: NodeBuilder<Store>,
+    _: String,
+    _: &TlsFiles,
+) -> Result<NodeBuilder<Store>, Box<dyn Error>> {
+    Err("this program was built without TLS: add --features tls".into())
 }

@@ -110,7 +110,7 @@ mod tests {
         let running = Arc::<Running>::default();
         let (go, wait) = crossbeam_channel::bounded::<()>(0);
         running.spawn("same".to_owned(), || {}).expect("starts");
-        let held = move || drop(wait.recv());
+        let held = move || assert!(wait.recv().is_err());
         running.spawn("same".to_owned(), held).expect("starts");
         while running.names().len() > 1 {
             thread::yield_now();

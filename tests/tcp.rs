@@ -3,6 +3,8 @@
 mod journal;
 mod proxy;
 
+#[path = "tcp/certificates.rs"]
+mod certificates;
 #[path = "tcp/cluster.rs"]
 mod cluster;
 #[path = "tcp/rig.rs"]

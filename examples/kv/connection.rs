@@ -169,11 +169,8 @@ impl Connection {
                 Ok(tickets) => tickets.wait_all(),
                 Err(error) => refused(error),
             };
-            let settled = if Instant::now() < deadline {
-                outcomes.iter().rposition(|outcome| !is_retried(outcome)).map_or(0, |last| last + 1)
-            } else {
-                outcomes.len()
-            };
+            let may_retry = Instant::now() < deadline;
+            let settled = if may_retry { settled(&outcomes) } else { outcomes.len() };
             let again = outcomes.split_off(settled);
             for outcome in &outcomes {
                 reply(outcome, &mut self.replies);
@@ -254,10 +251,11 @@ fn refused(error: ProposeError<Vec<Write>>) -> Vec<Reply<Store>> {
     writes.into_iter().map(|write| Err(why.clone().map(|()| write))).collect()
 }
 
-/// Whether another attempt can do what this one certainly did not.
-fn is_retried(outcome: &Reply<Store>) -> bool {
+/// How many of these writes are not proposed again: up to the last that is applied or may be.
+pub(crate) fn settled(outcomes: &[Reply<Store>]) -> usize {
     use ProposeError::{Busy, NotLeader, Superseded};
-    matches!(outcome, Err(NotLeader { .. } | Superseded(_) | Busy(_)))
+    let again = |o: &Reply<Store>| matches!(o, Err(NotLeader { .. } | Superseded(_) | Busy(_)));
+    outcomes.iter().rposition(|outcome| !again(outcome)).map_or(0, |last| last + 1)
 }
 
 fn reply(outcome: &Reply<Store>, out: &mut Vec<u8>) {

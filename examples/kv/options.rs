@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 pub(crate) const USAGE: &str = "\
 usage: kv --id N --members N=ADDR,... --redis ADDR (--data DIR | --memory) [--listen ADDR]
-          [--max-clients N]
+          [--tls-cert FILE --tls-key FILE --tls-ca FILE] [--max-clients N]
 
 One node of a replicated key-value server that Redis clients talk to.
 
@@ -16,6 +16,9 @@ One node of a replicated key-value server that Redis clients talk to.
   --data DIR       keep the data there
   --memory         keep nothing: a node that is restarted has forgotten what it promised
   --listen ADDR    where the other nodes connect, if not at this node's entry of --members
+  --tls-cert FILE  the node's certificate, for `node-ID.kv`; with it, nodes speak TLS among each other
+  --tls-key FILE   the certificate's key
+  --tls-ca FILE    the authority whose certificates it accepts
   --max-clients N  as many clients at once (1000)
 
 RUST_LOG=info shows what the node does.";
@@ -28,7 +31,16 @@ pub(crate) struct Options {
     /// Nowhere but in memory, if there is none.
     pub(crate) data: Option<PathBuf>,
     pub(crate) listen: String,
+    pub(crate) tls: Option<TlsFiles>,
     pub(crate) max_clients: usize,
+}
+
+/// Files in the PEM format.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct TlsFiles {
+    pub(crate) certificate: PathBuf,
+    pub(crate) key: PathBuf,
+    pub(crate) authority: PathBuf,
 }
 
 impl Options {
@@ -37,6 +49,7 @@ impl Options {
     pub(crate) fn parse(mut args: impl Iterator<Item = String>) -> Result<Self, String> {
         let (mut id, mut members, mut redis, mut listen) = (None, None, None, None);
         let (mut data, mut memory, mut max_clients) = (None, false, 1000);
+        let (mut certificate, mut key, mut authority) = (None, None, None);
         while let Some(arg) = args.next() {
             let mut value = || args.next().ok_or_else(|| format!("{arg} needs a value"));
             match arg.as_str() {
@@ -44,6 +57,9 @@ impl Options {
                 "--members" => members = Some(member_list(&value()?)?),
                 "--redis" => redis = Some(value()?),
                 "--data" => data = Some(PathBuf::from(value()?)),
+                "--tls-cert" => certificate = Some(PathBuf::from(value()?)),
+                "--tls-key" => key = Some(PathBuf::from(value()?)),
+                "--tls-ca" => authority = Some(PathBuf::from(value()?)),
                 "--memory" => memory = true,
                 "--listen" => listen = Some(value()?),
                 "--max-clients" => max_clients = number(&arg, &value()?)?,
@@ -56,12 +72,20 @@ impl Options {
         if data.is_some() == memory {
             return Err("either --data or --memory".into());
         }
+        let tls = match (certificate, key, authority) {
+            (Some(certificate), Some(key), Some(authority)) => {
+                Some(TlsFiles { certificate, key, authority })
+            }
+            (None, None, None) => None,
+            _ => return Err("--tls-cert, --tls-key and --tls-ca belong together".into()),
+        };
         Ok(Self {
             id,
             listen: listen.unwrap_or_else(|| own.clone()),
             members,
             redis: redis.ok_or("--redis is missing")?,
             data,
+            tls,
             max_clients,
         })
     }

@@ -7,8 +7,7 @@ use redis::{Commands, ConnectionLike};
 
 use super::servers::{Servers, Setup, is_here, run};
 
-/// Until the servers speak to each other, a cluster is one node.
-const NODES: u64 = 1;
+const NODES: u64 = 3;
 
 fn cluster() -> Servers {
     let servers = Setup::of(NODES).start();

@@ -1,10 +1,13 @@
 //! What the commands mean: each request with the reply that Redis would give, against one state.
 
-use oarlock::{Applied, EntryId, LogIndex, StateMachine, Term};
+use oarlock::{
+    Applied, EntryId, LogIndex, ProposeError, StateMachine, StopCause, Term, UnknownCause,
+};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
 use crate::commands::{Command, Question, command};
+use crate::connection::settled;
 use crate::glob;
 use crate::resp::{Decoder, Limits};
 use crate::store::{MAX_WRITE_BYTES, Op, Outcome, Store, Write};
@@ -206,6 +209,25 @@ fn what_a_client_sent_is_repeated_to_it_on_one_line_and_not_at_length() {
     assert!(reply.starts_with("-ERR unknown command 'xxx"), "{reply}");
     assert!(reply.contains(" 'a  b' 'yyy"), "{reply}");
     assert!(reply.len() < 400 && reply.matches("\r\n").count() == 1, "{reply}");
+}
+
+#[test]
+fn a_write_is_not_tried_again_once_a_later_one_may_be_applied() {
+    let write = || Write::new(Op::Clear, std::iter::empty());
+    let outcome = |letter| match letter {
+        'd' => Ok(Outcome::Done),
+        'n' => Err(ProposeError::NotLeader { leader: None, command: write() }),
+        's' => Err(ProposeError::Superseded(write())),
+        'b' => Err(ProposeError::Busy(write())),
+        'x' => Err(ProposeError::Stopped { cause: StopCause::Shutdown, command: write() }),
+        _ => Err(ProposeError::Unknown { entry: None, cause: UnknownCause::Deadline }),
+    };
+    let cases =
+        [("", 0), ("d", 1), ("nsb", 0), ("ddns", 2), ("dndn", 3), ("n?s", 2), ("nx", 2), ("?", 1)];
+    for (outcomes, expected) in cases {
+        let outcomes: Vec<_> = outcomes.chars().map(outcome).collect();
+        assert_eq!(settled(&outcomes), expected, "{outcomes:?}");
+    }
 }
 
 #[test]

@@ -1,27 +1,34 @@
 //! Clusters of `examples/kv.rs`, each node a process that dies with the test, and ways to talk to them.
 
 use std::collections::BTreeMap;
+use std::env;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
-use std::{env, process};
 
-use redis::{Connection, RedisError, RedisResult};
+use redis::{Connection, RedisError};
+
+use crate::proxy::free_address;
 
 /// An upper bound for anything that should happen soon; no test passes by waiting it out.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The program under test. Cargo has built it beside this test.
+/// The program under test. `cargo test` builds it beside the tests; `cargo test --test kv` by itself does not.
 pub(crate) fn program() -> PathBuf {
     let tests = env::current_exe().expect("this program");
     let profile = tests.ancestors().nth(2).expect("target/profile/deps/test");
     let program = profile.join("examples").join("kv");
-    assert!(program.exists(), "{} is not built: cargo build --example kv", program.display());
+    let changed = |path: &Path| path.metadata().and_then(|data| data.modified()).ok();
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
+    let parts = fs::read_dir(examples.join("kv")).expect("its parts");
+    let sources = parts.map(|part| part.expect("a file").path()).chain([examples.join("kv.rs")]);
+    let is_current = sources.map(|source| changed(&source)).max() <= Some(changed(&program));
+    assert!(is_current, "{} is not of today: cargo build --example kv", program.display());
     program
 }
 
@@ -37,38 +44,26 @@ pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// A port on which nobody listens, below those that the system gives to whoever does not care.
-pub(crate) fn free_port() -> u16 {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    loop {
-        // Tests of other processes begin elsewhere.
-        let begin = (process::id() % 600 * 20) as u16;
-        let port = 20_000 + (begin + NEXT.fetch_add(1, Ordering::Relaxed)) % 12_000;
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
-    }
-}
-
 /// How a cluster is started.
 pub(crate) struct Setup {
     /// What its nodes are called at, by others.
     pub(crate) members: BTreeMap<u64, String>,
-    /// Where they really listen, where that is another place.
-    pub(crate) listen: BTreeMap<u64, String>,
-    /// Further arguments.
-    pub(crate) args: Vec<String>,
+    /// Further arguments of each node; they come last, and the last counts.
+    pub(crate) args: BTreeMap<u64, Vec<String>>,
+    /// The network namespaces that nodes run in, if they do.
+    pub(crate) namespaces: BTreeMap<u64, String>,
 }
 
 impl Setup {
     pub(crate) fn of(nodes: u64) -> Self {
-        let members = (1..=nodes).map(|id| (id, format!("127.0.0.1:{}", free_port()))).collect();
-        Self { members, listen: BTreeMap::new(), args: Vec::new() }
+        let members = (1..=nodes).map(|id| (id, free_address().to_string())).collect();
+        Self { members, args: BTreeMap::new(), namespaces: BTreeMap::new() }
     }
 
     pub(crate) fn start(self) -> Servers {
         let dir = tempfile::tempdir().expect("a directory");
-        let mut servers = Servers { setup: self, dir, running: BTreeMap::new() };
+        let (running, addresses) = (BTreeMap::new(), Addresses::default());
+        let mut servers = Servers { setup: self, dir, running, addresses };
         for id in servers.ids() {
             servers.start(id);
         }
@@ -76,17 +71,18 @@ impl Setup {
     }
 }
 
+/// Where clients reach the nodes that run.
+pub(crate) type Addresses = Arc<Mutex<BTreeMap<u64, SocketAddr>>>;
+
 /// A cluster of processes.
 pub(crate) struct Servers {
     setup: Setup,
     dir: tempfile::TempDir,
     running: BTreeMap<u64, Server>,
+    addresses: Addresses,
 }
 
-struct Server {
-    child: Child,
-    redis: SocketAddr,
-}
+struct Server(Child);
 
 impl Servers {
     pub(crate) fn ids(&self) -> Vec<u64> {
@@ -96,17 +92,19 @@ impl Servers {
     pub(crate) fn start(&mut self, id: u64) {
         let members: Vec<String> =
             self.setup.members.iter().map(|(id, at)| format!("{id}={at}")).collect();
-        let mut command = Command::new(program());
+        let mut command = match self.setup.namespaces.get(&id) {
+            Some(namespace) => {
+                let mut command = Command::new("ip");
+                command.args(["netns", "exec", namespace]).arg(program());
+                command
+            }
+            None => Command::new(program()),
+        };
         command
             .args(["--id", &id.to_string(), "--members", &members.join(",")])
-            .args(["--redis", "127.0.0.1:0"])
-            .args(&self.setup.args);
-        if !self.setup.args.iter().any(|arg| arg == "--memory") {
-            command.arg("--data").arg(self.dir.path().join(id.to_string()));
-        }
-        if let Some(listen) = self.setup.listen.get(&id) {
-            command.args(["--listen", listen]);
-        }
+            .args(["--redis", "127.0.0.1:0", "--data"])
+            .arg(self.dir.path().join(id.to_string()))
+            .args(self.setup.args.get(&id).into_iter().flatten());
         let log = File::options().create(true).append(true).open(self.log(id)).expect("a log");
         let child = command
             .env("RUST_LOG", "info")
@@ -115,14 +113,15 @@ impl Servers {
             .stderr(log)
             .spawn()
             .expect("a process");
-        let mut server = Server { child, redis: SocketAddr::from(([0, 0, 0, 0], 0)) };
-        let out = server.child.stdout.take().expect("piped");
+        let mut server = Server(child);
+        let out = server.0.stdout.take().expect("piped");
         let line = BufReader::new(out).lines().next();
         let said = line.and_then(Result::ok).unwrap_or_default();
         let redis = said.rsplit(' ').next().and_then(|address| address.parse().ok());
         let log = fs::read_to_string(self.log(id)).unwrap_or_default();
-        server.redis = redis.unwrap_or_else(|| panic!("node {id} did not start: {said}\n{log}"));
+        let redis = redis.unwrap_or_else(|| panic!("node {id} did not start: {said}\n{log}"));
         self.running.insert(id, server);
+        self.addresses.lock().expect("no panic").insert(id, redis);
     }
 
     fn log(&self, id: u64) -> PathBuf {
@@ -131,16 +130,21 @@ impl Servers {
 
     /// Kills a node as `kill -9` does.
     pub(crate) fn kill(&mut self, id: u64) {
+        self.addresses.lock().expect("no panic").remove(&id);
         self.running.remove(&id).expect("it runs");
+    }
+
+    pub(crate) fn addresses(&self) -> Addresses {
+        Arc::clone(&self.addresses)
     }
 
     /// Where clients reach a node.
     pub(crate) fn address(&self, id: u64) -> SocketAddr {
-        self.running[&id].redis
+        self.addresses.lock().expect("no panic")[&id]
     }
 
     pub(crate) fn pid(&self, id: u64) -> u32 {
-        self.running[&id].child.id()
+        self.running[&id].0.id()
     }
 
     /// Talks to a node through a client that nobody here wrote.
@@ -162,6 +166,26 @@ impl Servers {
             leader.is_some()
         });
         leader.expect("just seen")
+    }
+
+    /// The nodes that clients may talk to.
+    pub(crate) fn serving(&self) -> Vec<u64> {
+        self.ids()
+    }
+
+    /// What every node holds under a key, which must be a number and the same.
+    pub(crate) fn get_everywhere(&self, key: &str) -> u64 {
+        let held = self.serving().into_iter().map(|id| {
+            let mut held = None;
+            until("the node reads", || {
+                held = redis::Commands::get(&mut self.client(id), key).ok();
+                held.is_some()
+            });
+            held.flatten().unwrap_or(0)
+        });
+        let held: Vec<u64> = held.collect();
+        assert!(held.windows(2).all(|pair| pair[0] == pair[1]), "{key} is not the same: {held:?}");
+        held[0]
     }
 
     /// Whom a node takes for the leader.
@@ -186,8 +210,8 @@ impl Drop for Servers {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 
@@ -233,24 +257,7 @@ impl Raw {
     }
 }
 
-/// What became of a write.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Fate {
-    Applied,
-    NeverApplied,
-    Unknown,
-}
-
-/// Tells by the reply; a connection that broke says nothing.
-pub(crate) fn fate<T>(reply: &RedisResult<T>) -> Fate {
-    match reply {
-        Ok(_) => Fate::Applied,
-        Err(error) if code(error) == Some("CLUSTERDOWN") => Fate::NeverApplied,
-        Err(error) if code(error) == Some("TIMEOUT") || error.is_io_error() => Fate::Unknown,
-        Err(error) => panic!("no reply that a write can have: {error}"),
-    }
-}
-
+/// The first word of an error.
 pub(crate) fn code(error: &RedisError) -> Option<&str> {
     error.code()
 }

@@ -28,7 +28,7 @@ use fastrand::Rng;
 use porcupine_rs::{CheckResult, Model, Operation, check_operations_timeout};
 use proxy::{Proxy, Rules};
 use redis::{Connection, RedisResult};
-use servers::{Servers, Setup, code};
+use servers::{Addresses, Servers, Setup, code};
 
 const NODES: u64 = 3;
 const KEYS: u64 = 6;
@@ -91,8 +91,7 @@ struct Run {
     begun: Instant,
     over: AtomicBool,
     next: AtomicU64,
-    /// Where each node is reached now; `None` while it is down.
-    nodes: Mutex<BTreeMap<u64, Option<SocketAddr>>>,
+    nodes: Addresses,
     history: Mutex<History>,
     down: AtomicU64,
     unknown: AtomicU64,
@@ -106,11 +105,6 @@ impl Run {
     fn note(&self, key: u64, client: u32, call: i64, end: i64, op: Op) {
         let mut history = self.history.lock().expect("nobody panics with it");
         history.entry(key).or_default().push(operation(client, call, end, op));
-    }
-
-    fn set_nodes(&self, servers: &Servers, up: &[u64]) {
-        let of = |id| (id, up.contains(&id).then(|| servers.address(id)));
-        *self.nodes.lock().expect("nobody panics with it") = (1..=NODES).map(of).collect();
     }
 }
 
@@ -137,7 +131,7 @@ fn client(run: &Run, me: u32, seed: u64) {
         }
         if connection.is_none() {
             let node = 1 + dice.u64(..NODES);
-            let address = run.nodes.lock().expect("nobody panics with it")[&node];
+            let address = run.nodes.lock().expect("no panic").get(&node).copied();
             connection = address.and_then(connect);
         }
         let Some(open) = &mut connection else { continue };
@@ -146,7 +140,10 @@ fn client(run: &Run, me: u32, seed: u64) {
         let new = run.next.fetch_add(1, Ordering::SeqCst);
         let call = run.now();
         let (reply, op): (RedisResult<Option<u64>>, Op) = match (dice.u8(..10), seen.get(&key)) {
-            (0..=3, _) => (redis::cmd("SET").arg(&name).arg(new).query::<()>(open).map(|()| None), Op::Set(new)),
+            (0..=3, _) => (
+                redis::cmd("SET").arg(&name).arg(new).query::<()>(open).map(|()| None),
+                Op::Set(new),
+            ),
             (4..=5, Some(&old)) => {
                 let reply = redis::cmd("CAS").arg(&name).arg(old).arg(new).query::<u64>(open);
                 let done = reply.as_ref().ok().map(|done| *done == 1);
@@ -201,7 +198,6 @@ fn nemesis(
         match dice.u8(..6) {
             0 => {
                 servers.kill(victim);
-                run.set_nodes(servers, &others().collect::<Vec<_>>());
                 thread::sleep(Duration::from_millis(dice.u64(..800)));
                 servers.start(victim);
                 did("kill");
@@ -210,7 +206,6 @@ fn nemesis(
                 for id in &all {
                     servers.kill(*id);
                 }
-                run.set_nodes(servers, &[]);
                 for id in &all {
                     servers.start(*id);
                 }
@@ -256,7 +251,6 @@ fn nemesis(
                 proxy.drop_connections();
             }
         }
-        run.set_nodes(servers, &all);
         thread::sleep(Duration::from_millis(dice.u64(..500)));
     }
     done
@@ -281,7 +275,7 @@ fn histories_of_real_processes_under_a_nemesis_are_linearizable() {
     let mut proxies = BTreeMap::new();
     for (id, member) in &mut setup.members {
         let proxy = Proxy::before(member.parse().expect("an address"));
-        setup.listen.insert(*id, member.clone());
+        setup.args.insert(*id, vec!["--listen".to_owned(), member.clone()]);
         *member = proxy.address().to_string();
         proxies.insert(*id, proxy);
     }
@@ -291,12 +285,11 @@ fn histories_of_real_processes_under_a_nemesis_are_linearizable() {
         begun: Instant::now(),
         over: AtomicBool::new(false),
         next: AtomicU64::new(1),
-        nodes: Mutex::default(),
+        nodes: servers.addresses(),
         history: Mutex::default(),
         down: AtomicU64::new(0),
         unknown: AtomicU64::new(0),
     };
-    run.set_nodes(&servers, &[1, 2, 3]);
     let done = thread::scope(|scope| {
         for me in 0..clients {
             let (run, seed) = (&run, seed.wrapping_mul(1000) + me);
@@ -313,8 +306,10 @@ fn histories_of_real_processes_under_a_nemesis_are_linearizable() {
         let mut connection = servers.client(id);
         for key in 0..KEYS {
             let call = run.now();
-            let value: Option<u64> =
-                redis::cmd("GET").arg(format!("k{key}")).query(&mut connection).expect("all is well");
+            let value: Option<u64> = redis::cmd("GET")
+                .arg(format!("k{key}"))
+                .query(&mut connection)
+                .expect("all is well");
             run.note(key, 1000 + id as u32, call, run.now(), Op::Get(value));
         }
     }
@@ -373,11 +368,7 @@ fn the_checker_finds_what_no_register_does() {
         ("a value from nowhere", history(&[(1, 0, 1, Set(1)), (2, 2, 3, Get(Some(9)))])),
         (
             "a write that came and went",
-            history(&[
-                (1, 0, NEVER, Set(1)),
-                (2, 1, 2, Get(Some(1))),
-                (2, 3, 4, Get(None)),
-            ]),
+            history(&[(1, 0, NEVER, Set(1)), (2, 1, 2, Get(Some(1))), (2, 3, 4, Get(None))]),
         ),
         (
             "a write that was applied twice",

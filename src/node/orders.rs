@@ -53,6 +53,9 @@ impl<S: StateMachine> CoreLoop<S> {
             }
             Output::Truncate { from, generation } => {
                 self.log.truncate_from(from, generation.0);
+                // Before anything that takes the entries' place is committed: a machine that keeps its own
+                // state must not get that before this node's disk has it.
+                self.shared.apply.set_persisted(self.core.persisted());
                 self.backlog.truncated(from);
                 self.dirty = true;
             }

@@ -217,3 +217,106 @@ impl PendingRead {
         self.0.told()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use parking_lot::Mutex;
+
+    use super::*;
+    use crate::config::Config;
+    use crate::error::{ApplyError, EncodeError};
+    use crate::message::{Append, Envelope, Message};
+    use crate::record::{EntryKind, RecordHeader};
+    use crate::simulation::SimDisk;
+    use crate::slices::Slices;
+    use crate::state_machine::Applied;
+    use crate::transport::{Dropped, Inbound, Transport};
+    use crate::types::{EntryId, NodeId, Sender, Term};
+
+    /// Keeps its own state: the last entry.
+    struct Keeper(EntryId);
+
+    impl StateMachine for Keeper {
+        type Command = ();
+        type Response = ();
+
+        fn encode((): &(), _out: &mut Vec<u8>) -> Result<(), EncodeError> {
+            Ok(())
+        }
+
+        fn apply_entry(&mut self, _bytes: &[u8], at: &Applied) -> Result<(), ApplyError> {
+            self.0 = at.entry;
+            Ok(())
+        }
+
+        fn last_applied(&self) -> Option<EntryId> {
+            Some(self.0)
+        }
+    }
+
+    /// Hands over its inbound, and says nothing.
+    struct Mute(Arc<Mutex<Option<Inbound>>>);
+
+    impl Transport for Mute {
+        fn start(&mut self, inbound: Inbound) -> std::io::Result<()> {
+            *self.0.lock() = Some(inbound);
+            Ok(())
+        }
+
+        fn send(&mut self, _envelope: Envelope) -> Result<(), Dropped> {
+            Ok(())
+        }
+    }
+
+    fn entry(term: u64, index: u64) -> EntryId {
+        EntryId::new(Term(term), LogIndex(index))
+    }
+
+    /// An append of a leader, with commands at these places.
+    fn append(leader: u64, prev: EntryId, entries: &[EntryId], committed: u64) -> Envelope {
+        let mut records = Vec::new();
+        for &id in entries {
+            let header = RecordHeader { id, time: 0, kind: EntryKind::Command, origin: None };
+            header.write(b"x", &mut records);
+        }
+        let term = entries.last().map_or(prev.term, |last| last.term);
+        let append = Append { term, prev, committed: LogIndex(committed), ..Append::default() };
+        Envelope {
+            from: Sender { node: NodeId(leader), ..Sender::default() },
+            to: NodeId(1),
+            message: Message::Append(append),
+            records: Slices::from(records),
+        }
+    }
+
+    #[test]
+    fn a_machine_that_keeps_its_state_gets_nothing_that_took_the_place_of_what_the_disk_holds() {
+        let inbound = Arc::default();
+        let builder = Node::builder(1, Keeper(EntryId::ZERO))
+            .storage(Path::new("data"), Arc::new(SimDisk::new(1)))
+            .transport(Mute(Arc::clone(&inbound)))
+            .members([(1, ""), (2, ""), (3, "")])
+            .config(Config::small());
+        let mut node = Simulated::start(builder, false).expect("starts");
+        let inbound = inbound.lock().clone().expect("started");
+        let now = Time(0);
+        let mut step = |envelope: Option<Envelope>, loops: &[usize]| {
+            if let Some(envelope) = envelope {
+                inbound.deliver(envelope).expect("room");
+            }
+            for _ in 0..10 {
+                loops.iter().for_each(|&which| node.step(which, now));
+            }
+            node.look(|keeper| keeper.0)
+        };
+        // Three entries of one leader are on the disk, ...
+        let first = append(2, EntryId::ZERO, &[entry(1, 1), entry(1, 2), entry(1, 3)], 1);
+        assert_eq!(step(Some(first), &[CORE, WAL, APPLY]), entry(1, 1));
+        // ... and the next leader replaces two of them, and has committed its own.
+        let second = append(3, entry(1, 1), &[entry(2, 2), entry(2, 3)], 3);
+        assert_eq!(step(Some(second), &[CORE, APPLY]), entry(1, 1), "nothing was flushed");
+        assert_eq!(step(None, &[CORE, WAL, APPLY]), entry(2, 3));
+    }
+}

@@ -19,7 +19,7 @@ use super::stop::{Phase, Stop};
 use super::threads;
 use super::wal_loop::WalLoop;
 use super::watch::{IndexWatch, LeadershipWatch};
-use super::{Handle, Node};
+use super::{DROP_TIMEOUT, Handle, Node, deadline_after};
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::consensus::{Core, Options, Restored};
@@ -236,7 +236,12 @@ impl<S: StateMachine> NodeBuilder<S> {
 
         let (inbound, peers) = inbound(&shared, local, &running);
         let mut transport = transport.unwrap_or_else(|| Box::new(NoTransport));
-        transport.start(inbound).map_err(StartError::Transport)?;
+        if let Err(error) = transport.start(inbound) {
+            drop(transport);
+            // What it may have started holds the port for a moment.
+            running.wait(deadline_after(DROP_TIMEOUT));
+            return Err(StartError::Transport(error));
+        }
         if let Some(links) = transport.links() {
             // Set once: there is one transport.
             let _ = shared.links.set(links);

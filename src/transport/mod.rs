@@ -1,4 +1,5 @@
-//! How messages get from node to node: a trait of two methods, and one implementation in memory.
+//! How messages get from node to node: a trait, an implementation over TCP ([`tcp`]), and one within a
+//! process ([`memory`]).
 //!
 //! A transport may lose, delay, repeat and reorder messages; it must not change them, and it must never
 //! make the node wait. What it cannot take at once it drops and says so: the node sends again.

@@ -1,5 +1,7 @@
 //! With TLS, who a node is stands in its certificate.
 
+use std::process::Command;
+
 use oarlock::transport::LinkError;
 use oarlock::transport::tcp::Tls;
 use oarlock::{Config, Node, StartError};
@@ -128,4 +130,30 @@ fn files_that_hold_no_certificates_are_named() {
         let error = error.expect_err("nothing is there").to_string();
         assert!(error.contains(chain), "{error}");
     }
+}
+
+#[test]
+fn the_documented_commands_make_certificates_that_work() {
+    if Command::new("openssl").arg("version").output().is_err() {
+        eprintln!("SKIPPED: there is no openssl");
+        return;
+    }
+    let source = include_str!("../../src/transport/tcp/tls.rs");
+    let block = source.split("```").nth(1).expect("a block").trim_start_matches("text");
+    let script: String =
+        block.lines().map(|line| line.trim_start_matches("///").to_owned() + "\n").collect();
+    let dir = tempfile::tempdir().expect("a directory");
+    let made = Command::new("sh").args(["-ec", &script]).current_dir(dir.path()).output();
+    let made = made.expect("a shell");
+    assert!(made.status.success(), "{script}\n{}", String::from_utf8_lossy(&made.stderr));
+    let path = |name: &str| dir.path().join(name);
+    let tls = Tls::from_pem_files(path("node-3.pem"), path("node-3.key"), path("authority.pem"));
+    // A node with a certificate of another name would not start.
+    Node::builder(3, Journal::default())
+        .cluster_name("orders")
+        .in_memory()
+        .listen_tls("127.0.0.1:0", tls.expect("good"))
+        .members([(3, "127.0.0.1:7000")])
+        .start()
+        .expect("starts");
 }

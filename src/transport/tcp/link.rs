@@ -15,6 +15,8 @@ use crate::types::{NodeId, Sender};
 
 /// The same trouble is logged no more often than this.
 const LOG_EVERY: Duration = Duration::from_secs(10);
+/// Other trouble no more often than this: strangers can make as much of it as they like.
+const LOG_NEWS_EVERY: Duration = Duration::from_secs(1);
 
 /// Everything about one other node.
 #[derive(Debug)]
@@ -163,13 +165,11 @@ impl Track {
 
     fn tell(&self, what: &str, error: LinkError) {
         let mut state = self.state.lock();
-        let now = Instant::now();
-        let is_news = match &state.logged {
-            Some((logged, at)) => *logged != error || now - *at >= LOG_EVERY,
-            None => true,
-        };
-        if error != LinkError::Stopped && is_news {
-            state.logged = Some((error.clone(), now));
+        let is_due = state.logged.as_ref().is_none_or(|(logged, at)| {
+            at.elapsed() >= if *logged == error { LOG_EVERY } else { LOG_NEWS_EVERY }
+        });
+        if error != LinkError::Stopped && is_due {
+            state.logged = Some((error.clone(), Instant::now()));
             log::warn!("node={} peer={} {} {what}: {error}", self.local, self.peer, self.name);
         }
         state.last_error = Some(error);

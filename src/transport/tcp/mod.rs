@@ -14,8 +14,8 @@
 //! **Nothing waits for a peer.** What is sent goes into a queue, bounded by bytes
 //! ([`Config::max_peer_queue_bytes`](crate::Config::max_peer_queue_bytes)). What does not fit, and what is
 //! queued when a connection breaks, is dropped, and the node is told. Messages without entries go ahead of
-//! those with entries, and neither the queue's batches nor the system's buffers hold more unsent entries
-//! before them than some 500 KiB or one message.
+//! those with entries; before them go only what has been taken from the queue, at most 256 KiB or one
+//! message, and what the system has and has not sent, at most 256 KiB.
 //!
 //! **Entries are not copied on their way out**: they are written from the log's own memory, and the records'
 //! own checksums protect them. On their way in they are read once, into memory that is used again and again.
@@ -64,6 +64,8 @@ mod link;
 mod outbox;
 mod receiver;
 mod sender;
+#[cfg(test)]
+mod tests;
 #[cfg_attr(not(feature = "tls"), path = "no_tls.rs")]
 mod tls;
 mod wire;

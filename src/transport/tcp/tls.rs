@@ -1,23 +1,7 @@
 //! TLS between nodes: each shows a certificate that names it, and asks for the other's.
 //!
-//! One rule ties certificates to nodes: the certificate of node 3 in the cluster "orders" holds the DNS
-//! name `node-3.orders` among its subject alternative names (`node-3` in a cluster without a name), and is
-//! signed by an authority of the cluster. It serves for both directions. TLS 1.3 only; sessions are never
-//! resumed, so every connection proves anew who is there.
-//!
-//! With openssl, an authority for ten years and a certificate for node 3:
-//!
-//! ```text
-//! openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 3650 \
-//!     -subj "/CN=orders authority" -keyout authority.key -out authority.pem
-//! openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes \
-//!     -subj "/CN=node-3.orders" -keyout node-3.key -out node-3.csr
-//! printf 'subjectAltName=DNS:node-3.orders\nextendedKeyUsage=serverAuth,clientAuth\n' > node-3.ext
-//! openssl x509 -req -in node-3.csr -CA authority.pem -CAkey authority.key -CAcreateserial \
-//!     -days 365 -extfile node-3.ext -out node-3.pem
-//! ```
-//!
-//! Certificates are read when the node is put together. To replace one, restart the node.
+//! TLS 1.3 only. Sessions are never resumed, so every connection proves anew who is there. Encryption runs
+//! on the threads that read and write, handshakes of strangers on the one that accepts.
 
 use std::fmt;
 use std::io::{self, IoSlice, Read, Write};
@@ -41,6 +25,25 @@ use crate::transport::{LinkError, Local};
 use crate::types::NodeId;
 
 /// A node's certificate, its key, and the authorities whose certificates it accepts.
+///
+/// One rule ties certificates to nodes: the certificate of node 3 in the cluster "orders" holds the DNS name
+/// `node-3.orders` among its subject alternative names (`node-3` in a cluster without a name), and an
+/// authority of the cluster has signed it. It serves for connections in both directions. So a cluster's
+/// name must be a DNS name, with TLS.
+///
+/// With openssl, an authority for ten years, and a certificate for node 3 for one:
+///
+/// ```text
+/// openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 3650 \
+///     -subj "/CN=orders authority" -keyout authority.key -out authority.pem
+/// openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes \
+///     -subj "/CN=node-3.orders" -keyout node-3.key -out node-3.csr
+/// printf 'subjectAltName=DNS:node-3.orders\nextendedKeyUsage=serverAuth,clientAuth\n' > node-3.ext
+/// openssl x509 -req -in node-3.csr -CA authority.pem -CAkey authority.key -CAcreateserial \
+///     -days 365 -extfile node-3.ext -out node-3.pem
+/// ```
+///
+/// Files are read once. To replace a certificate, restart the node.
 #[derive(Clone, Debug)]
 pub struct Tls {
     own: CertificateDer<'static>,
@@ -50,8 +53,7 @@ pub struct Tls {
 
 impl Tls {
     /// Reads PEM files: the node's certificate, followed by intermediate ones if there are any; its private
-    /// key; the certificates of the cluster's authorities. How to make them stands in the documentation of
-    /// this [module](super#tls).
+    /// key; the certificates of the cluster's authorities.
     ///
     /// # Errors
     /// [`TlsError`]: a file that cannot be read or holds no such thing, a key that is not the certificate's.

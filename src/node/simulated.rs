@@ -135,6 +135,12 @@ impl<S: StateMachine> Simulated<S> {
         self.shared().inbox.pending()
     }
 
+    /// Bytes of entries that are in the log and not applied.
+    pub(crate) fn unapplied_bytes(&mut self) -> usize {
+        let applied = self.applied();
+        self.core.backlog.bytes(applied)
+    }
+
     /// Whether all room at the door has come back.
     pub(crate) fn door_is_empty(&self) -> bool {
         self.shared().inbox.is_empty()

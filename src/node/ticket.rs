@@ -54,7 +54,7 @@ impl<S: StateMachine> Ticket<S> {
     /// [`Node::submit_many`](crate::Node::submit_many) tell.
     pub fn wait(mut self) -> Reply<S> {
         let deadline = self.deadline;
-        self.outcome(deadline)
+        self.outcome(Some(deadline))
     }
 
     /// Waits for the outcome, for `timeout` and until the proposal's deadline at most. A proposal that
@@ -64,7 +64,7 @@ impl<S: StateMachine> Ticket<S> {
     /// As [`wait`](Self::wait).
     pub fn wait_timeout(mut self, timeout: Duration) -> Reply<S> {
         let deadline = self.deadline.min(deadline_after(timeout));
-        self.outcome(deadline)
+        self.outcome(Some(deadline))
     }
 
     /// The outcome if there is one, without waiting. It is told once; `None` before and afterwards.
@@ -75,7 +75,7 @@ impl<S: StateMachine> Ticket<S> {
             Err(_) => true,
         };
         let deadline = self.deadline;
-        answered.then(|| self.outcome(deadline))
+        answered.then(|| self.outcome(Some(deadline)))
     }
 
     /// Whether there is an outcome, or it has been told.
@@ -126,7 +126,14 @@ impl<S: StateMachine> Ticket<S> {
         place.group.place(place.slot)
     }
 
-    fn outcome(&mut self, deadline: Instant) -> Reply<S> {
+    /// As [`wait_timeout`](Self::wait_timeout) with no time at all.
+    #[cfg(any(test, feature = "simulation"))]
+    pub(crate) fn give_up(mut self) -> Reply<S> {
+        self.outcome(None)
+    }
+
+    /// The outcome, which is waited for until `deadline` if there is one.
+    fn outcome(&mut self, deadline: Option<Instant>) -> Reply<S> {
         let command = self.command.take().expect("told once: by value, or after a look");
         if let Err(why) = &mut self.place {
             let why = why.take().expect("told once");
@@ -136,10 +143,9 @@ impl<S: StateMachine> Ticket<S> {
         // Inside this node there is nothing to wait for: the thread that answers is this one, or waits
         // for this one.
         let inside = inside::is_inside(Arc::as_ptr(&self.shared) as usize);
-        let answer = if inside {
-            place.group.try_take(place.slot)
-        } else {
-            place.group.take_until(place.slot, deadline)
+        let answer = match deadline.filter(|_| !inside) {
+            Some(deadline) => place.group.take_until(place.slot, deadline),
+            None => place.group.try_take(place.slot),
         };
         if let Some(answer) = answer {
             return self.resolve(command, answer);

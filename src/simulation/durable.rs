@@ -23,6 +23,8 @@ const VOTE_AT: usize = 40;
 
 const SEGMENT_HEADER_BYTES: usize = 64;
 const SEQUENCE_AT: usize = 12;
+/// Of the directory, in headers: the salt of every mark's checksum.
+const INCARNATION: std::ops::Range<usize> = 24..40;
 /// In headers and in marks.
 const BOOT_AT: usize = 40;
 const LOCAL_BIT: u32 = 1 << 31;
@@ -226,7 +228,8 @@ impl Mark {
         let mark = bytes.get(at..at + MARK_BYTES)?;
         let batch = u32_at(mark, 12) as usize;
         let place = u64_at(mark, 16);
-        let whole = u32_at(mark, 0) == crc32c::crc32c(&mark[4..])
+        let salt = crc32c::crc32c(bytes.get(INCARNATION)?);
+        let whole = u32_at(mark, 0) == crc32c::crc32c_append(salt, &mark[4..])
             && u32_at(mark, 4) == LOCAL_BIT | MARK_BYTES as u32
             && place == u64::from(segment) << 32 | at as u64
             && u64_at(mark, BOOT_AT) == u64_at(bytes, BOOT_AT)

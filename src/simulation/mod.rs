@@ -21,6 +21,12 @@
 //! ```
 //!
 //! A state machine of your own is put under all of this by a [`Workload`]; its documentation has an example.
+//! What goes wrong in a world and what is checked is listed in
+//! [`docs/simulation.md`](https://github.com/oarlock-raft/oarlock/blob/main/docs/simulation.md).
+
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/simulation.md")]
+struct Documentation;
 
 mod clients;
 mod disk;

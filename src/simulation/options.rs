@@ -138,8 +138,9 @@ impl Options {
             max_unapplied_bytes: [1 << 14, 1 << 16, 1 << 20][rng.usize(..3)],
             max_apply_bytes: [1 << 8, 1 << 12, 1 << 16][rng.usize(..3)],
             max_pending_proposals: [4, 64, 1 << 12][rng.usize(..3)],
-            max_peer_queue_bytes: [1 << 14, 1 << 20][rng.usize(..2)],
+            max_peer_queue_bytes: [1 << 14, 1 << 16][rng.usize(..2)],
             stuck_after: Duration::from_millis([300, 2000][rng.usize(..2)]),
+            max_kept_log_bytes: [0, 0, 1 << 17][rng.usize(..3)],
             forward: rng.u8(..4) > 0,
             ready_segments: rng.usize(1..=2),
             ..Config::small()

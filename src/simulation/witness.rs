@@ -524,8 +524,8 @@ impl<W: Workload> Witness<W> {
         };
         keep!(
             state.applied.is_none(),
-            "write {write} was applied at {entry} and at {:?}",
-            state.applied
+            "write {write} was applied at {entry} and at {}",
+            place(state.applied)
         );
         keep!(
             state.outcome != Outcome::Refused,
@@ -533,8 +533,8 @@ impl<W: Workload> Witness<W> {
         );
         keep!(
             state.told.is_none_or(|told| told == *entry),
-            "write {write} was applied at {entry}, and its caller was told {:?}",
-            state.told
+            "write {write} was applied at {entry}, and its caller was told {}",
+            place(state.told)
         );
         keep!(
             state.after < entry.index,
@@ -601,7 +601,8 @@ impl<W: Workload> Witness<W> {
         };
         keep!(
             entry.is_none_or(|entry| entry == applied),
-            "write {write} was acknowledged at {entry:?} and is at {applied}"
+            "write {write} was acknowledged at {} and is at {applied}",
+            place(entry)
         );
         let right = state.response.take();
         keep!(
@@ -616,7 +617,7 @@ impl<W: Workload> Witness<W> {
     pub(super) fn refused(&mut self, write: u64) -> Result<(), Broken> {
         let state = self.decide(write, Outcome::Refused)?;
         let applied = state.applied;
-        keep!(applied.is_none(), "write {write} was refused and applied at {applied:?}");
+        keep!(applied.is_none(), "write {write} was refused and applied at {}", place(applied));
         Ok(())
     }
 
@@ -627,7 +628,9 @@ impl<W: Workload> Witness<W> {
         let applied = state.applied;
         keep!(
             applied.is_none() || entry.is_none() || applied == entry,
-            "write {write} was applied at {applied:?}, and its caller was told {entry:?}"
+            "write {write} was applied at {}, and its caller was told {}",
+            place(applied),
+            place(entry)
         );
         Ok(())
     }
@@ -701,6 +704,11 @@ impl<W: Workload> Witness<W> {
         }
         Ok(())
     }
+}
+
+/// Where something is, if it is anywhere.
+fn place(entry: Option<EntryId>) -> String {
+    entry.map_or_else(|| "no place".to_owned(), |entry| entry.to_string())
 }
 
 /// Terms grow, and a vote stays for its term (Raft §5.2).

@@ -39,6 +39,8 @@ use crate::types::{EntryId, HardState, NodeId, Role};
 /// How long a majority without faults may take to get a write through, and a cluster in peace to settle:
 /// hundreds of election timeouts.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// How often a majority without faults has to, with the others about their business in between.
+const MAJORITY_ROUNDS: u32 = 3;
 /// Events in which that much time must pass; more is a loop that never rests.
 const MAX_SETTLING: u64 = 2_000_000;
 
@@ -188,10 +190,14 @@ impl<W: Workload> World<W> {
             self.step()?;
         }
         self.heal_majority();
-        let written = self.witness.writes();
-        self.run_until("a majority without faults gets no write through", |world| {
-            world.witness.last_applied_write().is_some_and(|write| write >= written)
-        })?;
+        for _ in 0..MAJORITY_ROUNDS {
+            let written = self.witness.writes();
+            self.run_until("a majority without faults gets no write through", |world| {
+                world.witness.last_applied_write().is_some_and(|write| write >= written)
+            })?;
+            let until = self.report.events + self.options.steps / 50;
+            self.run_until("events", |world| world.report.events >= until)?;
+        }
         self.heal_all();
         self.run_until("no rest in peace", Self::is_settled)?;
         self.check_end()
@@ -436,15 +442,29 @@ impl<W: Workload> World<W> {
         self.hear_answers(at)
     }
 
+    /// What waits at a node is within its limits.
     fn check_bounds(&mut self, at: usize) -> Result<(), Broken> {
-        let machine = &self.machines[at];
-        let Some(node) = &machine.node else { return Ok(()) };
-        let (pending, limit) = (node.pending(), self.options.config.max_pending_proposals);
-        if pending > limit {
-            let id = machine.id;
-            return Err(Broken::new(format!("node {id} holds {pending} proposals of {limit}")));
+        let config = &self.options.config;
+        let machine = &mut self.machines[at];
+        let Some(node) = &mut machine.node else { return Ok(()) };
+        let pending = node.pending();
+        // Entries that are not committed are bounded by the leader that made them, those that are by the
+        // node itself; entries that were written together count together.
+        let unapplied = node.unapplied_bytes();
+        let most = 2 * config.max_unapplied_bytes + 4 * config.segment_bytes;
+        let inflights = node.core().progress().map(|(_, progress)| progress.inflights().len());
+        let inflights = inflights.max().unwrap_or(0);
+        let is_within = pending <= config.max_pending_proposals
+            && unapplied <= most
+            && inflights <= config.max_inflight_appends;
+        if is_within {
+            return Ok(());
         }
-        Ok(())
+        Err(Broken::new(format!(
+            "node {} holds {pending} proposals, {unapplied} bytes that are not applied, and {inflights} \
+             appends in flight",
+            machine.id
+        )))
     }
 
     /// Holds what a node has applied against the ledger, and its state against the model's.

@@ -21,6 +21,12 @@ use crate::wake::Waker;
 /// Messages that may wait, whatever their size.
 const MAX_QUEUED_MESSAGES: usize = 8192;
 
+/// How many messages may wait where messages with entries may take `max_bytes`. The lane takes 200 bytes for
+/// each from the start, so that a node with small limits is small.
+fn max_messages(max_bytes: usize) -> usize {
+    (max_bytes / 32).clamp(64, MAX_QUEUED_MESSAGES)
+}
+
 /// What a transport says to its node.
 #[derive(Debug)]
 pub(crate) enum PeerEvent {
@@ -164,7 +170,7 @@ impl PeerLane {
         running: Arc<Running>,
         on_panic: OnPanic,
     ) -> (Inbound, Self) {
-        let (sender, events) = bounded(MAX_QUEUED_MESSAGES);
+        let (sender, events) = bounded(max_messages(local.config.max_peer_queue_bytes));
         let counters = Arc::<Counters>::default();
         let lane = Self { events, counters: Arc::clone(&counters) };
         let host = Arc::new(Host { local, running, on_panic });

@@ -101,7 +101,7 @@ fn a_machine_that_keeps_its_state_gets_nothing_that_took_the_place_of_what_the_d
             inbound.deliver(envelope).expect("room");
         }
         for _ in 0..10 {
-            for &which in &loops {
+            for &which in loops {
                 node.step(which, now);
             }
         }

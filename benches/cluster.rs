@@ -9,6 +9,7 @@
 
 use std::collections::VecDeque;
 use std::hint::black_box;
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
@@ -16,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use oarlock::error::{ApplyError, EncodeError};
-use oarlock::{Applied, Cluster, Config, EntryId, Machine, Node, StateMachine};
+use oarlock::{Applied, Cluster, Config, EntryId, Machine, Node, Role, StateMachine};
 use serde::{Deserialize, Serialize};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -242,12 +243,52 @@ fn typed(c: &mut Criterion) {
     group.finish();
 }
 
+/// Nodes in one process against the same three over TCP on loopback, in one run: what the way through the
+/// system costs. All threads of all nodes share the machine.
+fn tcp(c: &mut Criterion) {
+    let (_cluster, in_process) = Place::Memory.cluster(Fold::<false>::default);
+    let nodes = nodes_over_tcp();
+    let begun = Instant::now();
+    let over_tcp = loop {
+        // One that leads by its own account, and is followed: it can confirm a read.
+        if let Some(node) = nodes
+            .iter()
+            .find(|node| node.status().role == Role::Leader && node.read(|_| ()).is_ok())
+        {
+            break node;
+        }
+        assert!(begun.elapsed() < PATIENCE, "no leader");
+    };
+    for bytes in [16, 256, 4096] {
+        let command: Arc<[u8]> = vec![1; bytes].into();
+        let mut group = c.benchmark_group(format!("transport/window/{bytes}B/256"));
+        group.throughput(Throughput::Elements(1));
+        for (name, leader) in [("in-process", &in_process), ("tcp", over_tcp)] {
+            group.bench_function(name, |b| {
+                b.iter_custom(|count| window(leader, || Arc::clone(&command), 256, count));
+            });
+        }
+        group.finish();
+    }
+}
+
+fn nodes_over_tcp() -> Vec<Node<Fold<false>>> {
+    let free = || TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+    let members: Vec<(u64, String)> =
+        (1..=3).map(|id| (id, free().expect("a free port").to_string())).collect();
+    let node = |(id, address): &(u64, String)| {
+        let builder = Node::builder(*id, Fold::default()).in_memory().listen(address);
+        builder.members(members.clone()).start().expect("starts")
+    };
+    members.iter().map(node).collect()
+}
+
 criterion_group! {
     name = benches;
     config = Criterion::default()
         .sample_size(10)
         .warm_up_time(Duration::from_millis(500))
         .measurement_time(Duration::from_millis(1500));
-    targets = proposals, reads, followers, typed
+    targets = proposals, reads, followers, typed, tcp
 }
 criterion_main!(benches);

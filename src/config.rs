@@ -66,8 +66,8 @@ pub struct Config {
     pub max_unapplied_bytes: usize,
     /// The most bytes that are applied under one hold of the state's lock.
     pub max_apply_bytes: usize,
-    /// The most bytes of messages from other nodes that may wait to be taken; what does not fit is
-    /// dropped, as on a network.
+    /// The most bytes of messages from other nodes that may wait to be taken, and, over TCP, of entries
+    /// that may wait to be sent to one node; what does not fit is dropped, as on a network.
     pub max_peer_queue_bytes: usize,
     /// How long one flush, or one batch of entries in `apply`, may take before the node counts as stuck:
     /// it then gives up leadership, and does not campaign until it moves again.

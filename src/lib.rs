@@ -15,6 +15,7 @@ pub mod simulation;
 pub mod slices;
 mod state_machine;
 pub mod storage;
+mod threads;
 pub mod transport;
 mod types;
 mod wake;

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::codec;
-use crate::error::DecodeError;
+use crate::error::{DecodeError, EncodeError};
 use crate::types::{Incarnation, NodeId};
 
 /// What a membership says of one node.
@@ -80,11 +80,39 @@ impl Membership {
         nodes.dedup();
         nodes
     }
+
+    /// A number that tells this membership from others, addresses included; the same on every machine.
+    ///
+    /// # Errors
+    /// A membership beyond the codec's limit for messages.
+    pub fn fingerprint(&self) -> Result<u64, EncodeError> {
+        let mut bytes = Vec::new();
+        codec::encode_message(self, &mut bytes)?;
+        Ok(fnv1a(&bytes))
+    }
+}
+
+/// 64-bit FNV-1a: tells differing lists of members apart. No defence against somebody who wants two to
+/// look alike.
+pub(crate) fn fnv1a(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_fingerprint_is_the_same_everywhere_and_tells_addresses_apart() {
+        let of = |address| {
+            let membership = Membership::of_voters([(NodeId(1), Member::at(address))]);
+            membership.fingerprint().expect("small")
+        };
+        assert_eq!(of("a:1"), 0x6246_f6b1_4f76_d79c, "it is compared between machines");
+        assert_ne!(of("a:1"), of("a:2"));
+    }
 
     #[test]
     fn a_node_named_in_both_halves_is_listed_once() {

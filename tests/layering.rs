@@ -19,6 +19,7 @@ const LAYERS: &[&[&str]] = &[
         "record",
         "slices",
         "storage",
+        "threads",
         "types",
         "wake",
     ],

@@ -21,7 +21,7 @@ use crash_rig::driver::{Driver, Outcome, open};
 use crash_rig::promise::{Entry, Promise};
 use oarlock::error::{StorageError, StorageErrorKind};
 use oarlock::{EntryId, HardState, LogIndex, Term};
-use wal_rig::{DIR, Rig, segment};
+use wal_rig::{DIR, Rig, header, segment};
 
 /// A log that was left behind, and what it has promised.
 struct Log {
@@ -373,6 +373,74 @@ fn a_payload_that_was_made_to_look_like_a_mark_neither_ends_nor_begins_anything(
     let rig = Rig::on(disk);
     assert_eq!(rig.entries().len(), 1);
     assert_eq!(rig.log_ref().last(), EntryId::new(Term(7), LogIndex(1)));
+}
+
+/// No promise is left after damage in many places, but this: nothing panics, what opens holds nothing that was
+/// not written, and goes on; what does not open is left as it is.
+#[test]
+fn damage_in_many_places_makes_nothing_up() {
+    let runs =
+        env::var("OARLOCK_TEST_DAMAGES").map_or(1500, |text| text.parse().expect("a number"));
+    let logs = both();
+    let (mut opened, mut refused) = (0, 0);
+    for seed in 0..runs {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let log = rng.choice(&logs).expect("two");
+        let mut content = log.content.clone();
+        for _ in 0..rng.usize(1..6) {
+            let path = rng.choice(content.paths()).expect("some");
+            let mut bytes = content.bytes(&path);
+            damage(&mut bytes, &mut rng);
+            content = content.with(&path, &bytes);
+        }
+        let disk = CrashDisk::of(content, Arc::clone(&log.promise));
+        disk.record();
+        match open(&disk) {
+            Err(error) => {
+                refused += 1;
+                assert!(disk.moments().is_empty(), "seed {seed}: {error}");
+                assert_typed(&error, &format!("seed {seed}"));
+            }
+            Ok((mut found, entries)) => {
+                opened += 1;
+                let is_written =
+                    |entry: &Entry| log.entries.get(entry.0.index.0 as usize - 1) == Some(entry);
+                assert!(entries.iter().all(is_written), "seed {seed}");
+                let next = found.log.last().index.next();
+                let term = found.recovered.hard_state.term.0 + 1;
+                while found.log.room() < 100 {
+                    found.preparer.step().expect("a good disk");
+                }
+                found.log.append(&header(term, next), b"more");
+                let target = found.log.publish();
+                found.flusher.as_mut().expect("on disk").flush(target).expect("a good disk");
+                drop(found);
+                let (again, _) = open(&disk).unwrap_or_else(|error| panic!("{seed}: {error}"));
+                assert_eq!(again.log.last().index, next, "seed {seed}");
+            }
+        }
+    }
+    assert!(opened > runs / 50 && refused > runs / 4, "{opened} opened, {refused} refused");
+}
+
+/// Some damage: bytes changed, moved, zeroed, cut off or added.
+fn damage(bytes: &mut Vec<u8>, rng: &mut fastrand::Rng) {
+    if bytes.is_empty() {
+        return;
+    }
+    let at = rng.usize(..bytes.len());
+    let len = rng.usize(1..200).min(bytes.len() - at);
+    match rng.u8(..12) {
+        0..4 => bytes[at] ^= 1 << rng.u8(..8),
+        4..6 => bytes[at..at + len].fill(0),
+        6 => rng.fill(&mut bytes[at..at + len]),
+        7..10 => {
+            let from = rng.usize(..=bytes.len() - len) & !7;
+            bytes.copy_within(from..from + len, at & !7);
+        }
+        10 => bytes.truncate(at),
+        _ => bytes.extend_from_within(at..at + len),
+    }
 }
 
 /// An older copy of the last segment, or of the whole directory, is another matter: nothing in the

@@ -583,6 +583,38 @@ fn an_idle_log_is_covered_once() {
 }
 
 #[test]
+fn the_last_flush_of_a_segment_can_be_covered_however_full_that_is() {
+    for last in (0..500).step_by(8) {
+        let mut rig = Rig::new();
+        // No other segment is ready.
+        while rig.log_ref().room() > 1100 {
+            rig.append(1, &[1; 1000]);
+        }
+        while rig.log_ref().room() >= record_bytes(last, false) {
+            rig.append(1, &vec![1; last]);
+            rig.commit();
+        }
+        rig.commit();
+        assert!(rig.cover(), "entries of {last} bytes at the end");
+        let entries = rig.entries();
+        assert_eq!(rig.restart().entries(), entries);
+    }
+}
+
+#[test]
+fn a_half_made_segment_that_could_not_be_deleted_is_not_in_the_way_of_the_next_one() {
+    let mut rig = Rig::new();
+    for operation in [Operation::Allocate, Operation::Remove] {
+        let error = FaultError::NoSpace;
+        rig.disk.fail(Fault { operation: Some(operation), after: 0, error, lasting: false });
+    }
+    rig.opened.preparer.step().expect_err("a full disk");
+    rig.disk.clear_faults();
+    rig.prepare();
+    rig.roll(1);
+}
+
+#[test]
 fn released_segments_go_after_a_mark_that_says_so_is_durable() {
     let mut rig = Rig::new();
     for _ in 0..6 {

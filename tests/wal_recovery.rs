@@ -703,6 +703,36 @@ fn segments_of_another_size_are_read_and_not_used_again() {
 }
 
 #[test]
+fn a_segment_is_read_right_that_is_larger_than_what_is_held_in_memory_at_once() {
+    const MIB: usize = 1 << 20;
+    let options =
+        LogOptions { segment_bytes: 8 * MIB, ready_segments: 1, max_entry_bytes: 3 * MIB };
+    let mut rig = Rig::on_with(Arc::new(SimDisk::new(1)), options);
+    let mut ends = Vec::new();
+    // Batches that fit, batches that lie across the end of what was read, and one that is larger.
+    for bytes in [300_000, 700_000, 500, 900_000, 3 * MIB - 8, 40, 400_000] {
+        rig.append(1, &vec![bytes as u8; bytes]);
+        let target = rig.log().publish();
+        rig.flush(target);
+        ends.push((target.to_word() & 0xFFFF_FFFF) as usize);
+    }
+    rig.cover();
+    let entries = rig.entries();
+    let disk = rig.kill();
+    // Damage early in the segment, and the only thing that tells is mebibytes away.
+    for (at, &end) in ends.iter().enumerate() {
+        let disk = Arc::new((*disk).clone());
+        disk.rot(&segment(1), |bytes| bytes[end - 9] ^= 1);
+        let error = Rig::try_on_with(disk, options).map(drop).expect_err("damaged");
+        assert!(matches!(error.kind, StorageErrorKind::Damaged { .. }), "{error}");
+        assert_eq!(error.index, Some(LogIndex(at as u64 + 1)), "{error}");
+    }
+    let rig = Rig::on_with(disk, options);
+    assert_eq!(rig.entries(), entries);
+    assert_eq!(rig.restart().entries(), entries);
+}
+
+#[test]
 fn truncated_terms_leave_nothing_of_their_shape() {
     let mut rig = Rig::new();
     for term in [1, 2, 3] {

@@ -30,8 +30,12 @@ impl Timeouts {
         Self { counter: seed, shortest, longest }
     }
 
-    /// The next timeout, in ticks.
+    /// The next timeout, in ticks. Where there is no choice nothing is drawn: cores that differ in nothing
+    /// else stay equal.
     pub(super) fn draw(&mut self) -> u32 {
+        if self.shortest == self.longest {
+            return self.shortest;
+        }
         self.counter = self.counter.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut mixed = self.counter;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -57,6 +61,14 @@ mod tests {
         assert_eq!(extremes(ElectionPriority::High), (10, 15));
         assert_eq!(extremes(ElectionPriority::Normal), (10, 20));
         assert_eq!(extremes(ElectionPriority::Low), (20, 30));
+    }
+
+    #[test]
+    fn a_timeout_without_a_choice_uses_up_no_randomness() {
+        let mut timeouts = Timeouts::new(1, 1, ElectionPriority::High);
+        let before = timeouts.clone();
+        assert_eq!(timeouts.draw(), 1);
+        assert_eq!(timeouts, before);
     }
 
     #[test]

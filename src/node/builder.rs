@@ -1,8 +1,9 @@
 //! Puts a node together: checks what was asked for, opens the log, and starts the threads.
 
+use std::any::Any;
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::{Mutex, RwLock};
 
@@ -15,10 +16,10 @@ use super::shared::{ApplyLane, Loop, Shared, SnapLane, Wakers, Wakeups, WalLane}
 use super::snap_loop::SnapLoop;
 use super::status::Status;
 use super::stop::{Phase, Stop};
-use super::threads::{self, Running};
+use super::threads;
 use super::wal_loop::WalLoop;
 use super::watch::{IndexWatch, LeadershipWatch};
-use super::{Handle, Node};
+use super::{DROP_TIMEOUT, Handle, Node, deadline_after};
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::consensus::{Core, Options, Restored};
@@ -26,7 +27,9 @@ use crate::error::{StartError, StopCause};
 use crate::membership::{Member, Membership};
 use crate::state_machine::StateMachine;
 use crate::storage::Storage;
-use crate::transport::{NoTransport, PeerLane, Transport};
+use crate::threads::Running;
+use crate::transport::tcp::Tcp;
+use crate::transport::{Inbound, Local, NoTransport, PeerLane, Transport};
 use crate::types::{EntryId, LogIndex, NodeId, Sender};
 use crate::wal::{self, Disk, LogOptions, Memory, Opened, Recovered};
 
@@ -63,6 +66,7 @@ impl<S: StateMachine> fmt::Debug for NodeBuilder<S> {
 /// A node whose loops nobody drives yet.
 pub(crate) struct Assembled<S: StateMachine> {
     pub(crate) shared: Arc<Shared<S>>,
+    pub(crate) running: Arc<Running>,
     pub(crate) wakeups: Wakeups,
     pub(crate) core: CoreLoop<S>,
     pub(crate) wal: Option<WalLoop<S>>,
@@ -115,7 +119,30 @@ impl<S: StateMachine> NodeBuilder<S> {
         self
     }
 
-    /// The way to the other nodes.
+    /// Reaches the other nodes over TCP, and listens for them on this address, as `host:port`: see
+    /// [`transport::tcp`](crate::transport::tcp). Without TLS, whoever can reach it can claim to be a
+    /// member.
+    ///
+    /// ```no_run
+    /// # use oarlock::Node;
+    /// let node = Node::builder(1, ())
+    ///     .data_dir("data/n1")
+    ///     .listen("10.0.0.1:7000")
+    ///     .members([(1, "10.0.0.1:7000"), (2, "10.0.0.2:7000"), (3, "10.0.0.3:7000")])
+    ///     .start()?;
+    /// # Ok::<(), oarlock::StartError>(())
+    /// ```
+    pub fn listen(self, address: impl Into<String>) -> Self {
+        self.transport(Tcp::listen(address))
+    }
+
+    /// As [`listen`](Self::listen), encrypted, and with nodes that prove who they are.
+    #[cfg(feature = "tls")]
+    pub fn listen_tls(self, address: impl Into<String>, tls: crate::transport::tcp::Tls) -> Self {
+        self.transport(Tcp::listen(address).tls(tls))
+    }
+
+    /// Another way to the other nodes.
     pub fn transport(mut self, transport: impl Transport) -> Self {
         self.transport = Some(Box::new(transport));
         self
@@ -151,8 +178,8 @@ impl<S: StateMachine> NodeBuilder<S> {
     /// # Errors
     /// [`StartError`]; nothing is left running.
     pub fn start(self) -> Result<Node<S>, StartError> {
-        let Assembled { shared, wakeups, core, wal, seg, apply, snap } = self.assemble()?;
-        let running = Arc::<Running>::default();
+        let Assembled { shared, running, wakeups, core, wal, seg, apply, snap } =
+            self.assemble()?;
         // From here on a failure stops what was started.
         let node = Node { handle: Arc::new(Handle { shared, running }) };
         let start = || {
@@ -197,7 +224,8 @@ impl<S: StateMachine> NodeBuilder<S> {
         let me = recovered.sender;
 
         let (wakers, wakeups) = Wakers::new();
-        let (inbound, peers) = PeerLane::new(id, config.max_peer_queue_bytes, wakers.core.clone());
+        let running = Arc::<Running>::default();
+        let local = Local { sender: me, cluster_name, members: initial, config: config.clone() };
         let applier = Applier::new(me, applied, kept.is_some());
         let shared = Arc::new(shared(id, config, clock, wakers, machine, applier));
         shared.applied.set(applied);
@@ -206,8 +234,18 @@ impl<S: StateMachine> NodeBuilder<S> {
         let last_time = recovered.last_time;
         let core = core(&shared.config, recovered, applied);
 
+        let (inbound, peers) = inbound(&shared, local, &running);
         let mut transport = transport.unwrap_or_else(|| Box::new(NoTransport));
-        transport.start(inbound).map_err(StartError::Transport)?;
+        if let Err(error) = transport.start(inbound) {
+            drop(transport);
+            // What it may have started holds the port for a moment.
+            running.wait(deadline_after(DROP_TIMEOUT));
+            return Err(StartError::Transport(error));
+        }
+        if let Some(links) = transport.links() {
+            // Set once: there is one transport.
+            let _ = shared.links.set(links);
+        }
         log::info!(
             "node={id} started incarnation={} boot={} last={}",
             me.incarnation,
@@ -217,6 +255,7 @@ impl<S: StateMachine> NodeBuilder<S> {
 
         let parts = Parts { core, log, me, peers, transport, memory, last_time };
         Ok(Assembled {
+            running,
             wakeups,
             core: CoreLoop::new(Arc::clone(&shared), parts),
             wal: flusher.map(|flusher| WalLoop::new(Arc::clone(&shared), flusher)),
@@ -257,6 +296,22 @@ impl<S: StateMachine> Node<S> {
     }
 }
 
+/// The lane for what arrives, and its end for the transport. That end may outlive the node, which must not
+/// live on in it.
+fn inbound<S: StateMachine>(
+    shared: &Arc<Shared<S>>,
+    local: Local,
+    running: &Arc<Running>,
+) -> (Inbound, PeerLane) {
+    let node = Arc::downgrade(shared);
+    let on_panic = Box::new(move |thread: &str, panic: &(dyn Any + Send)| {
+        if let Some(shared) = node.upgrade() {
+            threads::panicked(&shared, thread, panic);
+        }
+    });
+    PeerLane::new(local, shared.wakers.core.clone(), Arc::clone(running), on_panic)
+}
+
 fn shared<S: StateMachine>(
     id: NodeId,
     config: Config,
@@ -286,6 +341,7 @@ fn shared<S: StateMachine>(
         applied: IndexWatch::default(),
         leadership: Arc::<LeadershipWatch>::default(),
         status: Mutex::new(Status::default()),
+        links: OnceLock::new(),
         config,
         stop,
         wakers,

@@ -146,7 +146,7 @@ impl Rig {
     fn on(disk: &Arc<SimDisk>, nodes: u64, config: Config, machine: Counter) -> Self {
         let tap = Tap::default();
         let builder = builder(disk, nodes, config, machine, tap.clone());
-        let Assembled { shared, wakeups, core, wal, seg, apply, snap } =
+        let Assembled { shared, wakeups, core, wal, seg, apply, snap, .. } =
             builder.assemble().expect("starts");
         let (wal, apply) = (wal.expect("a log on a disk"), Arc::new(Mutex::new(apply)));
         let now = Time::default();

@@ -49,7 +49,6 @@ use inside::Inside;
 use reads::Confirmation;
 use shared::Shared;
 use stop::Phase;
-use threads::Running;
 pub(crate) use watch::deadline_after;
 
 pub use builder::NodeBuilder;
@@ -59,6 +58,7 @@ pub use watch::{Leadership, LeadershipSubscription};
 
 use crate::error::{ProposeError, ReadError, ShutdownError, StopCause};
 use crate::state_machine::StateMachine;
+use crate::threads::Running;
 use crate::types::{EntryId, LogIndex, NodeId, Role};
 
 /// What a proposal comes to.
@@ -423,6 +423,10 @@ impl<S: StateMachine> Node<S> {
         status.applied = shared.applied.get();
         status.committed = shared.apply.committed();
         status.pending = shared.inbox.pending();
+        if let Some(links) = shared.links.get() {
+            status.links = links.links();
+            status.listener = links.listener();
+        }
         status.stopped = shared.stop.cause();
         status
     }

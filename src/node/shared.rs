@@ -4,8 +4,8 @@
 //! that the inbox gives out; so no thread ever waits for another to make room.
 
 use std::mem;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
@@ -23,6 +23,7 @@ use crate::error::StopCause;
 use crate::message::Append;
 use crate::slices::Slices;
 use crate::state_machine::StateMachine;
+use crate::transport::Links;
 use crate::types::{HardState, LogIndex, NodeId, Term};
 use crate::wake::{Waker, Wakeup};
 use crate::wal::Position;
@@ -298,6 +299,8 @@ pub(crate) struct Shared<S: StateMachine> {
     pub(crate) applied: IndexWatch,
     pub(crate) leadership: Arc<LeadershipWatch>,
     pub(crate) status: Mutex<Status>,
+    /// Where the transport's links are looked at, if it shows them.
+    pub(crate) links: OnceLock<Arc<dyn Links>>,
 }
 
 impl<S: StateMachine> Shared<S> {

@@ -15,7 +15,6 @@ use super::seg_loop::SegLoop;
 use super::shared::{Loop, Shared, Wait};
 use super::snap_loop::SnapLoop;
 use super::stop::Phase;
-use super::threads::Running;
 use super::wal_loop::WalLoop;
 use super::{Handle, Node, Ticket, with_buffer};
 use crate::clock::Time;
@@ -60,9 +59,10 @@ impl<S: StateMachine> Simulated<S> {
     /// As [`NodeBuilder::start`], without starting threads. `apply_on_core` stands for
     /// [`StateMachine::APPLY_IS_SHORT`].
     pub(crate) fn start(builder: NodeBuilder<S>, apply_on_core: bool) -> Result<Self, StartError> {
-        let Assembled { shared, wakeups, mut core, wal, seg, apply, snap } = builder.assemble()?;
+        let Assembled { shared, running, wakeups, mut core, wal, seg, apply, snap } =
+            builder.assemble()?;
         core.applies_here = apply_on_core;
-        let node = Node { handle: Arc::new(Handle { shared, running: Arc::<Running>::default() }) };
+        let node = Node { handle: Arc::new(Handle { shared, running }) };
         let wakeups = [wakeups.core, wakeups.wal, wakeups.seg, wakeups.apply, wakeups.snap];
         let mut waits = [Wait::No; LOOPS];
         if wal.is_none() {

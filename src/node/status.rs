@@ -2,6 +2,7 @@
 
 use crate::consensus::Mode;
 use crate::error::StopCause;
+use crate::transport::{LinkStatus, ListenerStatus};
 use crate::types::{BootCount, EntryId, Incarnation, LogIndex, NodeId, Role, Term};
 
 /// A node's state at one moment, from [`Node::status`](crate::Node::status). Role, term, leader, commit
@@ -48,6 +49,10 @@ pub struct Status {
     pub stuck: bool,
     /// On a leader: what it knows of the other members.
     pub peers: Vec<PeerStatus>,
+    /// The links to the other members, if the transport shows them: that over TCP does.
+    pub links: Vec<LinkStatus>,
+    /// Where other members connect, likewise.
+    pub listener: Option<ListenerStatus>,
     /// Why it has stopped; `None` while it runs.
     pub stopped: Option<StopCause>,
 }

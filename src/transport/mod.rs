@@ -1,4 +1,5 @@
-//! How messages get from node to node: a trait of two methods, and one implementation in memory.
+//! How messages get from node to node: a trait, an implementation over TCP ([`tcp`]), and one within a
+//! process ([`memory`]).
 //!
 //! A transport may lose, delay, repeat and reorder messages; it must not change them, and it must never
 //! make the node wait. What it cannot take at once it drops and says so: the node sends again.
@@ -77,15 +78,19 @@
 
 mod envelope;
 mod inbound;
+mod links;
 pub mod memory;
+pub mod tcp;
 
 use std::fmt;
 use std::io;
+use std::sync::Arc;
 
 use crate::message::Envelope;
 
-pub use inbound::Inbound;
+pub use inbound::{Inbound, Local};
 pub(crate) use inbound::{PeerEvent, PeerLane};
+pub use links::{Direction, LinkError, LinkStatus, Links, ListenerStatus};
 
 /// A way to the other nodes.
 pub trait Transport: Send + 'static {
@@ -103,6 +108,12 @@ pub trait Transport: Send + 'static {
     /// [`Dropped`] if the message will not be sent. One that is lost later is no error, but may be
     /// reported with [`Inbound::dropped`], so that the node need not find out by waiting.
     fn send(&mut self, envelope: Envelope) -> Result<(), Dropped>;
+
+    /// Where [`Node::status`](crate::Node::status) finds how the links to other nodes are doing; asked for
+    /// once, after `start`. `None` says that there is nothing to tell.
+    fn links(&self) -> Option<Arc<dyn Links>> {
+        None
+    }
 }
 
 /// A message was not taken: no such peer, no connection, or no room.

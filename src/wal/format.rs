@@ -57,8 +57,8 @@ pub(super) fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
 }
 
-/// What the checksums of marks and echoes begin with. It is drawn with the directory and never leaves this
-/// node, so neither another node's bytes nor a payload that was made to look like a mark can pass for one.
+/// What the checksums of marks and echoes begin with. It is drawn with the directory, so the bytes of another
+/// one are none of ours; and whoever writes payloads does not know it, and cannot make one pass for a mark.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Salt(u32);
 

@@ -44,7 +44,7 @@ use super::replace::{read, replace};
 use super::vote::{self, VoteFile};
 use crate::codec::{self, MAX_MESSAGE_BYTES};
 use crate::error::{StorageError, StorageErrorKind};
-use crate::membership::Membership;
+use crate::membership::{Membership, fnv1a};
 use crate::storage::{OpenMode, Storage, StorageLock};
 use crate::types::{BootCount, HardState, Incarnation, NodeId, Sender};
 
@@ -403,14 +403,6 @@ impl Identity {
 /// CRC32C of the file without its own four bytes.
 fn checksum(bytes: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(&bytes[..CRC.start]), &bytes[CRC.end..])
-}
-
-/// 64-bit FNV-1a: tells differing lists of members apart. No defence against somebody who wants two to
-/// look alike.
-fn fnv1a(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    })
 }
 
 #[cfg(all(test, feature = "simulation"))]

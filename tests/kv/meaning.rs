@@ -1,0 +1,336 @@
+//! What the commands mean: each request with the reply that Redis would give, against one state.
+
+use oarlock::{
+    Applied, EntryId, LogIndex, ProposeError, StateMachine, Status, StopCause, Term, UnknownCause,
+};
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use super::json::is_json;
+use crate::about::json;
+use crate::commands::{Command, Question, command};
+use crate::connection::settled;
+use crate::glob;
+use crate::resp::{Decoder, Limits};
+use crate::store::{MAX_WRITE_BYTES, Op, Outcome, Store, Write};
+
+const LIMITS: Limits =
+    Limits { args: 100, bulk_bytes: 2 << 20, request_bytes: 8 << 20, line_bytes: 8 << 20 };
+
+fn at(index: u64) -> Applied {
+    Applied::new(EntryId::new(Term(1), LogIndex(index)), 0)
+}
+
+/// A state, and what it has answered.
+#[derive(Default)]
+struct Server {
+    store: Store,
+    applied: u64,
+}
+
+impl Server {
+    /// The reply to one line, as it goes to the client.
+    fn reply(&mut self, line: &str) -> String {
+        let line = format!("{line}\n");
+        let mut decoder = Decoder::new(LIMITS);
+        let decoded = decoder.next(line.as_bytes()).expect("a line");
+        let (request, _) = decoded.expect("a whole line");
+        let mut reply = Vec::new();
+        match command(request) {
+            Command::Write(write) => self.write(&write).reply(&mut reply),
+            Command::Read(read) => read.reply(&self.store, &mut reply),
+            Command::Reply(ready) => reply.extend_from_slice(&ready),
+            other => return format!("{other:?}"),
+        }
+        String::from_utf8_lossy(&reply).into_owned()
+    }
+
+    fn write(&mut self, write: &Write) -> Outcome {
+        let mut bytes = Vec::new();
+        Store::encode(write, &mut bytes).expect("bytes");
+        self.applied += 1;
+        self.store.apply_entry(&bytes, &at(self.applied)).expect("a write")
+    }
+
+    fn expect(&mut self, dialogue: &[(&str, &str)]) {
+        for (line, reply) in dialogue {
+            assert_eq!(self.reply(line), *reply, "{line}");
+        }
+    }
+}
+
+const OK: &str = "+OK\r\n";
+const NIL: &str = "$-1\r\n";
+const NO_NUMBER: &str = "-ERR value is not an integer or out of range\r\n";
+
+#[test]
+fn values_are_set_read_and_deleted() {
+    Server::default().expect(&[
+        ("GET a", NIL),
+        ("SET a 1", OK),
+        ("get a", "$1\r\n1\r\n"),
+        ("SET a \"\\x00\\r\\n\"", OK),
+        ("GET a", "$3\r\n\0\r\n\r\n"),
+        ("STRLEN a", ":3\r\n"),
+        ("STRLEN b", ":0\r\n"),
+        ("MSET b 2 c 3 b 4", OK),
+        ("MGET a b nothing c", "*4\r\n$3\r\n\0\r\n\r\n$1\r\n4\r\n$-1\r\n$1\r\n3\r\n"),
+        ("EXISTS a a nothing c", ":3\r\n"),
+        ("DBSIZE", ":3\r\n"),
+        ("DEL a a b nothing", ":2\r\n"),
+        ("KEYS *", "*1\r\n$1\r\nc\r\n"),
+        ("FLUSHALL", OK),
+        ("FLUSHALL async", OK),
+        ("DBSIZE", ":0\r\n"),
+        ("KEYS *", "*0\r\n"),
+    ]);
+}
+
+#[test]
+fn conditions_are_decided_when_the_write_is_applied() {
+    Server::default().expect(&[
+        ("SET a 1 XX", NIL),
+        ("SET a 1 nx", OK),
+        ("SET a 2 NX", NIL),
+        ("SET a 3 XX", OK),
+        ("GET a", "$1\r\n3\r\n"),
+        ("CAS a 2 4", ":0\r\n"),
+        ("CAS a 3 4", ":1\r\n"),
+        ("GET a", "$1\r\n4\r\n"),
+        // A key that is not there has no value to compare with, not even an empty one.
+        ("CAS b \"\" 1", ":0\r\n"),
+        ("EXISTS b", ":0\r\n"),
+    ]);
+}
+
+#[test]
+fn numbers_are_counted_as_redis_counts() {
+    Server::default().expect(&[
+        ("INCR a", ":1\r\n"),
+        ("INCRBY a 41", ":42\r\n"),
+        ("DECR a", ":41\r\n"),
+        ("DECRBY a 50", ":-9\r\n"),
+        ("GET a", "$2\r\n-9\r\n"),
+        ("INCRBY a 1.5", NO_NUMBER),
+        ("INCRBY a 9223372036854775808", NO_NUMBER),
+        ("DECRBY a -9223372036854775808", "-ERR decrement would overflow\r\n"),
+        ("SET a 9223372036854775807", OK),
+        ("INCR a", "-ERR increment or decrement would overflow\r\n"),
+        ("SET a \" 1\"", OK),
+        ("INCR a", NO_NUMBER),
+        ("GET a", "$2\r\n 1\r\n"),
+    ]);
+}
+
+#[test]
+fn appending_has_an_end() {
+    let mut server = Server::default();
+    server.expect(&[
+        ("APPEND a xy", ":2\r\n"),
+        ("APPEND a z", ":3\r\n"),
+        ("GET a", "$3\r\nxyz\r\n"),
+    ]);
+    let much = format!("APPEND a {}", "x".repeat(MAX_WRITE_BYTES - 100));
+    assert_eq!(server.reply(&much), format!(":{}\r\n", 3 + MAX_WRITE_BYTES - 100));
+    server.expect(&[
+        (&format!("APPEND a {}", "x".repeat(98)), "-ERR string exceeds maximum allowed size\r\n"),
+        (&format!("APPEND a {}", "x".repeat(97)), &format!(":{MAX_WRITE_BYTES}\r\n")),
+    ]);
+}
+
+#[test]
+fn a_write_that_is_too_long_for_the_log_is_refused_at_once() {
+    let mut server = Server::default();
+    let refused = format!("-ERR the command exceeds {MAX_WRITE_BYTES} bytes\r\n");
+    // One byte for the kind of write, and four before each argument.
+    let longest = MAX_WRITE_BYTES - 1 - 4 - 1 - 4;
+    server.expect(&[
+        (&format!("SET a {}", "x".repeat(longest + 1)), &refused),
+        ("EXISTS a", ":0\r\n"),
+        (&format!("SET a {}", "x".repeat(longest)), OK),
+        ("STRLEN a", &format!(":{longest}\r\n")),
+    ]);
+}
+
+#[test]
+fn what_is_asked_wrongly_is_refused_in_the_words_of_redis() {
+    let expiry = "-ERR keys do not expire here: SET takes no EX, PX, EXAT, PXAT and KEEPTTL\r\n";
+    let syntax = "-ERR syntax error\r\n";
+    let arity = |name| format!("-ERR wrong number of arguments for '{name}' command\r\n");
+    Server::default().expect(&[
+        ("nosuch", "-ERR unknown command 'nosuch', with args beginning with: \r\n"),
+        ("LPUSH a b", "-ERR unknown command 'LPUSH', with args beginning with: 'a' 'b' \r\n"),
+        ("GET", &arity("get")),
+        ("GET a b", &arity("get")),
+        ("SET a", &arity("set")),
+        ("MSET a 1 b", &arity("mset")),
+        ("PING a b", &arity("ping")),
+        ("SET a 1 EX 10", expiry),
+        ("SET a 1 NX keepttl", expiry),
+        ("SET a 1 NX XX", syntax),
+        ("SET a 1 what", syntax),
+        ("SET a 1 GET", "-ERR SET with GET is not supported\r\n"),
+        ("FLUSHALL now", syntax),
+        ("SELECT 1", "-ERR DB index is out of range\r\n"),
+        ("SELECT x", NO_NUMBER),
+        ("RAFT TRANSFER 2", "-ERR the library cannot do this yet\r\n"),
+        ("DBSIZE", ":0\r\n"),
+    ]);
+}
+
+#[test]
+fn what_clients_say_when_they_connect_is_understood() {
+    let mut server = Server::default();
+    server.expect(&[
+        ("PING", "+PONG\r\n"),
+        ("PING hello", "$5\r\nhello\r\n"),
+        ("ECHO hello", "$5\r\nhello\r\n"),
+        ("SELECT 0", OK),
+        ("CLIENT SETNAME me", OK),
+        ("CLIENT SETINFO LIB-NAME redis-rs", OK),
+        ("CLIENT GETNAME", NIL),
+        ("HELLO 3", "-NOPROTO unsupported protocol version\r\n"),
+        ("HELLO x", "-ERR Protocol version is not an integer or out of range\r\n"),
+        ("HELLO 2 AUTH a b", "-ERR there are no passwords here\r\n"),
+        ("CONFIG GET save", "*2\r\n$4\r\nsave\r\n$0\r\n\r\n"),
+        ("CONFIG GET nothing", "*0\r\n"),
+        ("COMMAND DOCS", "*0\r\n"),
+        ("POST / HTTP/1.1", "Leave"),
+        ("QUIT", "Quit"),
+    ]);
+    assert!(server.reply("HELLO 2").contains("$5\r\nproto\r\n:2\r\n"));
+    assert!(server.reply("COMMAND").contains("*6\r\n$3\r\nget\r\n:2\r\n"));
+    let question = format!("{:?}", Command::Ask(Question::Leader));
+    assert_eq!(server.reply("RAFT leader"), question);
+}
+
+#[test]
+fn why_a_node_stopped_is_told_in_json() {
+    let mut status = Status::default();
+    assert!(is_json(&json(&status)), "{}", json(&status));
+    let message = "a \"b\"\\\n".to_owned();
+    status.stopped = Some(StopCause::ApplyPanicked { entry: EntryId::ZERO, message });
+    let told = json(&status);
+    assert!(is_json(&told), "{told}");
+    assert!(
+        told.ends_with(r#""stopped":"the state machine panicked on entry 0.0: a \"b\"\\\u000a"}"#),
+        "{told}"
+    );
+}
+
+#[test]
+fn what_a_client_sent_is_repeated_to_it_on_one_line_and_not_at_length() {
+    let mut server = Server::default();
+    let reply = server.reply(&format!("{} \"a\\r\\nb\" {}", "x".repeat(1000), "y".repeat(1000)));
+    assert!(reply.starts_with("-ERR unknown command 'xxx"), "{reply}");
+    assert!(reply.contains(" 'a  b' 'yyy"), "{reply}");
+    assert!(reply.len() < 400 && reply.matches("\r\n").count() == 1, "{reply}");
+}
+
+#[test]
+fn a_write_is_not_tried_again_once_a_later_one_may_be_applied() {
+    let write = || Write::new(Op::Clear, std::iter::empty());
+    let outcome = |letter| match letter {
+        'd' => Ok(Outcome::Done),
+        'n' => Err(ProposeError::NotLeader { leader: None, command: write() }),
+        's' => Err(ProposeError::Superseded(write())),
+        'b' => Err(ProposeError::Busy(write())),
+        'x' => Err(ProposeError::Stopped { cause: StopCause::Shutdown, command: write() }),
+        _ => Err(ProposeError::Unknown { entry: None, cause: UnknownCause::Deadline }),
+    };
+    let cases =
+        [("", 0), ("d", 1), ("nsb", 0), ("ddns", 2), ("dndn", 3), ("n?s", 2), ("nx", 2), ("?", 1)];
+    for (outcomes, expected) in cases {
+        let outcomes: Vec<_> = outcomes.chars().map(outcome).collect();
+        assert_eq!(settled(&outcomes), expected, "{outcomes:?}");
+    }
+}
+
+#[test]
+fn the_bytes_of_writes_in_the_log_stay_what_they_are() {
+    let encoded = |op, args: &[&[u8]]| {
+        let mut bytes = vec![0xff];
+        Store::encode(&Write::new(op, args.iter().copied()), &mut bytes).expect("bytes");
+        bytes
+    };
+    assert_eq!(encoded(Op::Set, &[b"ab", b""]), b"\xff\x01\x02\0\0\0ab\0\0\0\0");
+    let numbers = [
+        (Op::Set, 1),
+        (Op::SetNew, 2),
+        (Op::SetOld, 3),
+        (Op::SetAll, 4),
+        (Op::Delete, 5),
+        (Op::Add, 6),
+        (Op::Append, 7),
+        (Op::CompareAndSet, 8),
+        (Op::Clear, 9),
+    ];
+    for (op, number) in numbers {
+        assert_eq!(encoded(op, &[]), [0xff, number]);
+    }
+}
+
+#[test]
+fn bytes_that_are_no_write_are_an_error() {
+    let mut store = Store::default();
+    let set = b"\x01\x01\0\0\0a\x01\0\0\0b";
+    for end in 0..set.len() {
+        assert!(store.apply_entry(&set[..end], &at(1)).is_err(), "{end} bytes");
+    }
+    for bytes in [&[0][..], &[10], &[1, 255, 255, 255, 255], b"\x06\x01\0\0\0a\x01\0\0\0b"] {
+        assert!(store.apply_entry(bytes, &at(1)).is_err(), "{bytes:?}");
+    }
+    let too_many = [&set[..], b"\0\0\0\0"].concat();
+    assert!(store.apply_entry(&too_many, &at(1)).is_err());
+}
+
+#[test]
+fn patterns_are_those_of_redis() {
+    let cases = [
+        ("", "", true),
+        ("", "a", false),
+        ("*", "", true),
+        ("a*c", "abbc", true),
+        ("a*c", "abbd", false),
+        ("*a*b*", "xaybz", true),
+        ("?", "", false),
+        ("h?llo", "hello", true),
+        ("h[ae]llo", "hallo", true),
+        ("h[ae]llo", "hillo", false),
+        ("h[^e]llo", "hello", false),
+        ("h[^e]llo", "hallo", true),
+        ("h[a-c]llo", "hbllo", true),
+        ("h[c-a]llo", "hbllo", true),
+        ("h\\*llo", "h*llo", true),
+        ("h\\*llo", "hello", false),
+        ("[\\]]", "]", true),
+        ("[a", "a", true),
+        ("a\\", "a\\", true),
+    ];
+    for (pattern, text, expected) in cases {
+        let found = glob::matches(pattern.as_bytes(), text.as_bytes());
+        assert_eq!(found, expected, "{pattern} {text}");
+    }
+}
+
+/// The definition, without regard to time.
+fn matches_simply(pattern: &[u8], text: &[u8]) -> bool {
+    match (pattern, text) {
+        ([], _) => text.is_empty(),
+        ([b'*', rest @ ..], _) => (0..=text.len()).any(|at| matches_simply(rest, &text[at..])),
+        ([wanted, pattern @ ..], [byte, text @ ..]) => {
+            (*wanted == b'?' || wanted == byte) && matches_simply(pattern, text)
+        }
+        (_, []) => false,
+    }
+}
+
+proptest! {
+    #[test]
+    fn stars_match_what_they_are_defined_to(
+        pattern in vec(prop_oneof![Just(b'*'), Just(b'?'), Just(b'a'), Just(b'b')], 0..8),
+        text in vec(prop_oneof![Just(b'a'), Just(b'b')], 0..10),
+    ) {
+        prop_assert_eq!(glob::matches(&pattern, &text), matches_simply(&pattern, &text));
+    }
+}

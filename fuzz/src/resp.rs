@@ -26,7 +26,9 @@ pub fn run(data: &[u8]) {
     let mut again = Vec::new();
     for request in &whole.0 {
         parser::array(&mut again, request.len());
-        request.iter().for_each(|arg| parser::bulk(&mut again, arg));
+        for arg in request {
+            parser::bulk(&mut again, arg);
+        }
     }
     let is_within = |request: &Request| {
         request.len() <= LIMITS.args && request.iter().all(|arg| arg.len() <= LIMITS.bulk_bytes)

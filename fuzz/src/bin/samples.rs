@@ -18,17 +18,17 @@ use oarlock_fuzz::command::{Command, Echo};
 const SENDER: Sender = Sender { node: NodeId(1), incarnation: Incarnation(2), boot: BootCount(3) };
 
 fn main() {
-    write("record", records());
-    write("envelope", envelopes());
-    write("frame", frames());
-    write("greeting", greetings());
-    write("command", commands());
-    write("resp", requests());
-    write("recovery", recoveries());
-    write("core", cores());
+    write("record", &records());
+    write("envelope", &envelopes());
+    write("frame", &frames());
+    write("greeting", &greetings());
+    write("command", &commands());
+    write("resp", &requests());
+    write("recovery", &recoveries());
+    write("core", &cores());
 }
 
-fn write(target: &str, samples: Vec<Vec<u8>>) {
+fn write(target: &str, samples: &[Vec<u8>]) {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target);
     fs::create_dir_all(&dir).expect("a place for samples");
     for (number, sample) in samples.iter().enumerate() {
@@ -105,7 +105,9 @@ fn frames() -> Vec<Vec<u8>> {
         frame::encode_message(&message, records.len(), sample).expect("small");
         sample.extend_from_slice(&records);
     }
-    each.iter().for_each(|sample| connection.extend_from_slice(&sample[2..]));
+    for sample in each {
+        connection.extend_from_slice(&sample[2..]);
+    }
     all
 }
 

@@ -8,17 +8,23 @@ pub mod bytes;
 pub mod command;
 pub mod core;
 pub mod envelope;
+pub mod frame;
+pub mod greeting;
 pub mod record;
 pub mod recovery;
+pub mod resp;
 
 /// Something that takes any bytes, and panics if the library did something wrong with them.
 pub type Target = fn(&[u8]);
 
 /// All of them, by name.
-pub const TARGETS: [(&str, Target); 5] = [
+pub const TARGETS: [(&str, Target); 8] = [
     ("record", record::run),
     ("envelope", envelope::run),
+    ("frame", frame::run),
+    ("greeting", greeting::run),
     ("command", command::run),
+    ("resp", resp::run),
     ("recovery", recovery::run),
     ("core", core::run),
 ];

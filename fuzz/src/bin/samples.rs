@@ -10,20 +10,25 @@ use oarlock::message::{
 };
 use oarlock::record::{EntryKind, Origin, RecordHeader};
 use oarlock::slices::Slices;
+use oarlock::transport::tcp::frame;
+use oarlock::transport::tcp::greeting::{Greeting, RefusalCode, VERSIONS};
 use oarlock::{BootCount, EntryId, Incarnation, LogIndex, NodeId, Sender, StateMachine, Term};
 use oarlock_fuzz::command::{Command, Echo};
 
 const SENDER: Sender = Sender { node: NodeId(1), incarnation: Incarnation(2), boot: BootCount(3) };
 
 fn main() {
-    write("record", records());
-    write("envelope", envelopes());
-    write("command", commands());
-    write("recovery", recoveries());
-    write("core", cores());
+    write("record", &records());
+    write("envelope", &envelopes());
+    write("frame", &frames());
+    write("greeting", &greetings());
+    write("command", &commands());
+    write("resp", &requests());
+    write("recovery", &recoveries());
+    write("core", &cores());
 }
 
-fn write(target: &str, samples: Vec<Vec<u8>>) {
+fn write(target: &str, samples: &[Vec<u8>]) {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target);
     fs::create_dir_all(&dir).expect("a place for samples");
     for (number, sample) in samples.iter().enumerate() {
@@ -52,7 +57,8 @@ fn records() -> Vec<Vec<u8>> {
     vec![noop, command, forwarded, several, record(4, EntryKind::Membership, false, &[0; 24])]
 }
 
-fn envelopes() -> Vec<Vec<u8>> {
+/// One of each kind, and the bytes of its records.
+fn messages() -> Vec<(Message, Vec<u8>)> {
     let (term, index) = (Term(5), LogIndex(6));
     let last = EntryId::new(Term(4), index);
     let (round, sequence) = (ReadRound(7), 8);
@@ -72,19 +78,64 @@ fn envelopes() -> Vec<Vec<u8>> {
     ];
     let with_records =
         [Message::Append(append), Message::Forward(Forward { term, sequence: 7, count: 1 })];
-    let plain = plain.into_iter().map(|message| (message, Slices::new()));
-    let with_records = with_records
-        .into_iter()
-        .map(|message| (message, Slices::from(record(7, EntryKind::Command, true, b"some bytes"))));
-    plain
-        .chain(with_records)
-        .map(|(message, records)| {
-            let mut bytes = Vec::new();
-            let envelope = Envelope { from: SENDER, to: NodeId(4), message, records };
-            envelope.encode(&mut bytes).expect("small");
-            bytes
-        })
-        .collect()
+    let records = record(7, EntryKind::Command, true, b"some bytes");
+    let plain = plain.into_iter().map(|message| (message, Vec::new()));
+    let with_records = with_records.into_iter().map(|message| (message, records.clone()));
+    plain.chain(with_records).collect()
+}
+
+fn envelopes() -> Vec<Vec<u8>> {
+    let envelope = |(message, records)| {
+        let records = Slices::from(records);
+        let mut bytes = Vec::new();
+        let envelope = Envelope { from: SENDER, to: NodeId(4), message, records };
+        envelope.encode(&mut bytes).expect("small");
+        bytes
+    };
+    messages().into_iter().map(envelope).collect()
+}
+
+/// After the limit of its records, each as a connection of its own, and all as one.
+fn frames() -> Vec<Vec<u8>> {
+    let mut all = vec![vec![1, 0]; 14];
+    let (connection, each) = all.split_last_mut().expect("fourteen");
+    frame::encode_ping(7, &mut each[11]);
+    frame::encode_pong(7, &mut each[12]);
+    for (sample, (message, records)) in each.iter_mut().zip(messages()) {
+        frame::encode_message(&message, records.len(), sample).expect("small");
+        sample.extend_from_slice(&records);
+    }
+    for sample in each {
+        connection.extend_from_slice(&sample[2..]);
+    }
+    all
+}
+
+fn greetings() -> Vec<Vec<u8>> {
+    let refusal = RefusalCode { code: 8, detail: 9 };
+    let verdicts = [None, Some(Ok(0)), Some(Err(refusal))];
+    let greeting = |verdict| Greeting {
+        versions: VERSIONS,
+        from: SENDER,
+        to: NodeId(4),
+        members: 5,
+        cluster_name: "orders".to_owned(),
+        verdict,
+    };
+    verdicts.into_iter().map(|verdict| greeting(verdict).encode()).collect()
+}
+
+fn requests() -> Vec<Vec<u8>> {
+    let requests: [&[u8]; 6] = [
+        b"*1\r\n$4\r\nPING\r\n",
+        b"*3\r\n$3\r\nSET\r\n$3\r\nkey\r\n$5\r\nvalue\r\n",
+        b"*2\r\n$3\r\nGET\r\n$0\r\n\r\n*0\r\n*-1\r\n",
+        b"SET key value\r\nGET key\n",
+        b"SET \"a\\x41\\n\" 'it\\'s'\r\n\r\n",
+        b"*2\r\n$4\r\nECHO\r\n$7\r\na\r\nb\x00\xFF!\r\nPING\r\n",
+    ];
+    // The first byte says in which pieces it comes.
+    requests.iter().zip(0..).map(|(request, piece)| [&[piece], *request].concat()).collect()
 }
 
 fn commands() -> Vec<Vec<u8>> {

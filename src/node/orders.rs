@@ -53,6 +53,9 @@ impl<S: StateMachine> CoreLoop<S> {
             }
             Output::Truncate { from, generation } => {
                 self.log.truncate_from(from, generation.0);
+                // Before anything that takes the entries' place is committed: a machine that keeps its own
+                // state must not get that before this node's disk has it.
+                self.shared.apply.set_persisted(self.core.persisted());
                 self.backlog.truncated(from);
                 self.dirty = true;
             }
@@ -242,15 +245,16 @@ impl<S: StateMachine> CoreLoop<S> {
     }
 
     /// Sends entries as far as they are in memory; the `snap` loop fetches others.
-    fn send_append(&mut self, to: NodeId, append: Append, max_bytes: usize) {
+    fn send_append(&mut self, to: NodeId, mut append: Append, max_bytes: usize) {
         // Only what is published may be sent.
         self.publish();
-        let prev = append.prev.index;
-        if prev < self.log.base().index {
-            // Every member had these entries, and this one has lost its directory since. It gets nothing:
-            // the core asks again with the next heartbeat, and no follower can make a leader fall.
-            return self.later.push_back(Input::Sent { to, last: prev, bytes: 0 });
+        if append.prev.index < self.log.base().index {
+            // Every member's disk had these entries, whatever the core has heard of it since a restart. Who
+            // still has them takes what follows the last of them; who has lost its directory refuses that
+            // with every heartbeat, and no follower can make a leader fall.
+            append.prev = self.log.base();
         }
+        let prev = append.prev.index;
         match self.log.slices(prev, max_bytes) {
             Fetch::Hot(records, last) => self.send_records(to, append, records, last),
             Fetch::Cold => {

@@ -217,3 +217,6 @@ impl PendingRead {
         self.0.told()
     }
 }
+
+#[cfg(test)]
+mod tests;

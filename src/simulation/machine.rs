@@ -222,11 +222,13 @@ impl<W: Workload> Machine<W> {
             None => format!("node {id} is down"),
             Some(node) => {
                 let core = node.core();
+                let peers: Vec<_> = core.progress().collect();
                 format!(
-                    "node {id} is {} of {:?} in {}, last {}, committed {}, applied {}",
+                    "node {id} is {} of {:?} in {}, base {}, last {}, committed {}, applied {} {peers:?}",
                     core.role(),
                     core.leader(),
                     core.term(),
+                    core.base(),
                     core.last(),
                     core.committed(),
                     node.applied()

@@ -34,6 +34,7 @@ use crate::config::{Config, ElectionPriority};
 use crate::error::{StartError, StopCause};
 use crate::message::Envelope;
 use crate::node::simulated::{APPLY, CORE, LOOP_NAMES, WAL};
+use crate::state_machine::StateMachine;
 use crate::types::{EntryId, HardState, NodeId, Role};
 
 /// How long a majority without faults may take to get a write through, and a cluster in peace to settle:
@@ -476,8 +477,18 @@ impl<W: Workload> World<W> {
         }
         self.witness.applied(at, machine.id, &mut self.lines, &mut self.workload)?;
         if let Some(node) = &machine.node {
-            let digest = node.look(|state| self.workload.digest(&state.machine));
+            let (digest, kept) = node
+                .look(|state| (self.workload.digest(&state.machine), state.machine.last_applied()));
             self.witness.check_state(at, machine.id, digest)?;
+            // What a machine keeps must not be ahead of its node's disk, or the two part in a crash.
+            if let Some(kept) = kept
+                && !machine.durable.holds(kept)
+            {
+                let (id, last) = (machine.id, machine.durable.last());
+                return Err(Broken::new(format!(
+                    "node {id}: the machine keeps {kept}, and the disk holds a log up to {last}"
+                )));
+            }
         }
         Ok(())
     }

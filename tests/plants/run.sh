@@ -11,12 +11,12 @@
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
-here="$PWD"
 root="$(git rev-parse --show-toplevel)"
 copy="$(mktemp -d)"
 trap 'git -C "$root" worktree remove --force "$copy/source" >/dev/null 2>&1; rm -rf "$copy"' EXIT
 git -C "$root" worktree add --quiet --detach "$copy/source" HEAD
 cd "$copy/source"
+here="$copy/source/tests/plants"
 
 export CARGO_TARGET_DIR="${OARLOCK_PLANTS_TARGET:-$copy/target}"
 export CARGO_TERM_COLOR=never CARGO_INCREMENTAL=1 RUST_BACKTRACE=0
@@ -35,6 +35,15 @@ fi
 
 log="$copy/log"
 bad=0
+# What is red without a plant says nothing about one.
+while IFS= read -r test; do
+    read -ra args <<<"$test"
+    if ! timeout "$limit" cargo test --locked "${args[@]}" >"$log" 2>&1; then
+        echo "red without a plant: $test"
+        grep -m 1 -A 1 'panicked at' "$log" || tail -n 5 "$log"
+        exit 1
+    fi
+done < <(for plant in "${plants[@]}"; do sed -n 's/^Test: //p' "$here/$plant.patch"; done | sort -u)
 for plant in "${plants[@]}"; do
     patch="$here/$plant.patch"
     if ! git apply --recount "$patch" 2>"$log"; then

@@ -9,10 +9,15 @@ use crate::journal::{Journal, until};
 use crate::proxy::Rules;
 use crate::rig::{Kind, Texts, Trio, link, outgoing_error};
 
+/// Elections that a busy machine alone does not bring about: these tests say that there are none.
+fn calm() -> Config {
+    Config { heartbeat_ticks: 6, election_ticks: 60, ..Config::small() }
+}
+
 /// One follower's link misbehaves so that its connections must be given up, and no new ones are to be had;
 /// the other two nodes go on.
 fn others_go_on(rules: Rules) {
-    let trio = Trio::<Journal>::behind_proxies(Kind::Plain, Config::small());
+    let trio = Trio::<Journal>::behind_proxies(Kind::Plain, calm());
     let (mut next, mut applied) = (0, Vec::new());
     applied.extend(trio.write(&mut next, 10));
     let (bad, leader) = (trio.follower(), trio.leader());
@@ -49,7 +54,7 @@ fn a_connection_whose_answers_are_lost_is_found_and_replaced() {
 
 #[test]
 fn a_node_that_hears_nobody_and_is_heard_disturbs_nobody() {
-    let trio = Trio::<Journal>::behind_proxies(Kind::Plain, Config::small());
+    let trio = Trio::<Journal>::behind_proxies(Kind::Plain, calm());
     let (mut next, mut applied) = (0, trio.write(&mut 0, 10));
     next += 10;
     let (deaf, leader) = (trio.follower(), trio.leader());
@@ -70,7 +75,7 @@ fn a_node_that_hears_nobody_and_is_heard_disturbs_nobody() {
 
 #[test]
 fn a_link_between_two_nodes_alone_may_be_cut() {
-    let trio = Trio::<Journal>::behind_proxies(Kind::Plain, Config::small());
+    let trio = Trio::<Journal>::behind_proxies(Kind::Plain, calm());
     let (mut next, mut applied) = (0, trio.write(&mut 0, 10));
     next += 10;
     let leader = trio.leader().id();

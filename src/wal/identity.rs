@@ -129,7 +129,7 @@ impl Directory {
         } else {
             let incarnation = storage.random().map_err(failed(dir, "random"))?;
             let secret = storage.random().map_err(failed(dir, "random"))?;
-            wanted.drawn(incarnation, secret as u64)
+            wanted.drawn(incarnation, (secret ^ secret >> 64) as u64)
         };
         Ok(Self { storage, path: dir.to_path_buf(), identity, poisoned: false, _lock: lock })
     }

@@ -83,8 +83,9 @@ fn room_for_long_replies_comes_back_once_they_are_fetched() {
     let servers = Setup::of(1).start();
     let mut client = servers.client(1);
     let () = client.set("a", vec![b'v'; 1_000_000]).expect("set");
-    // More than there is room for at once.
-    for _ in 0..75 {
+    // More than there is room for at once, each by a client that then stays.
+    let mut clients: Vec<_> = (0..75).map(|_| servers.client(1)).collect();
+    for client in &mut clients {
         let copies = client.mget::<_, Vec<redis::Value>>(vec!["a"; 4]).expect("4 MB");
         assert_eq!(copies.len(), 4);
     }

@@ -13,6 +13,10 @@
 //! write that was acknowledged before it. While there is no leader commands wait, and then say which of two
 //! things is true: `-CLUSTERDOWN`, nothing was done, or `-TIMEOUT unknown outcome`, it may still happen.
 //!
+//! What clients may ask is bounded: a key has at most 64 KiB, a write 1 MiB, a pattern of `KEYS` 1 KiB, a
+//! reply 4 MiB, and replies that clients do not fetch take 256 MiB altogether, beyond 256 KiB for each. A
+//! `KEYS` that would keep the state for long is refused. Each limit is told in an error.
+//!
 //! This file is all that embedding a node takes. `store` is what is replicated, `connection` proposes and
 //! reads; the rest is Redis's protocol.
 
@@ -26,6 +30,8 @@ mod connection;
 mod glob;
 #[path = "kv/options.rs"]
 mod options;
+#[path = "kv/replies.rs"]
+mod replies;
 #[path = "kv/resp.rs"]
 mod resp;
 #[path = "kv/server.rs"]

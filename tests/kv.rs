@@ -14,6 +14,8 @@ mod connection;
 #[path = "../examples/kv/glob.rs"]
 mod glob;
 mod proxy;
+#[path = "../examples/kv/replies.rs"]
+mod replies;
 #[path = "../examples/kv/resp.rs"]
 mod resp;
 #[path = "../examples/kv/store.rs"]

@@ -9,10 +9,10 @@ use crate::commands::Question;
 use crate::resp;
 use crate::store::Store;
 
-pub(crate) fn answer(question: Question, node: &Node<Store>, out: &mut Vec<u8>) {
+pub(crate) fn answer(question: Question, node: &Node<Store>, rejected: u64, out: &mut Vec<u8>) {
     let status = node.status();
     match question {
-        Question::Info => resp::bulk(out, info(&status).as_bytes()),
+        Question::Info => resp::bulk(out, info(&status, rejected).as_bytes()),
         Question::Status => resp::bulk(out, json(&status).as_bytes()),
         Question::Leader => match status.leader {
             Some(leader) => resp::integer(out, leader),
@@ -22,13 +22,16 @@ pub(crate) fn answer(question: Question, node: &Node<Store>, out: &mut Vec<u8>) 
 }
 
 /// In the form that programs which look at Redis servers know.
-fn info(status: &Status) -> String {
+fn info(status: &Status, rejected: u64) -> String {
     let role = if status.role == Role::Leader { "master" } else { "slave" };
     let leader = status.leader.map_or_else(|| "none".to_owned(), |leader| leader.to_string());
     format!(
         "# Server\r\n\
          oarlock_version:{}\r\n\
          process_id:{}\r\n\
+         \r\n\
+         # Stats\r\n\
+         rejected_connections:{rejected}\r\n\
          \r\n\
          # Replication\r\n\
          role:{role}\r\n\

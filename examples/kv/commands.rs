@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 
 use crate::glob;
+use crate::replies::{MAX_REPLY_BYTES, Replies};
 use crate::resp::{self, Malformed, Request};
 use crate::store::{MAX_WRITE_BYTES, Op, Store, Write};
 
@@ -53,40 +54,79 @@ enum Look {
     Size,
 }
 
-/// The longest reply; whoever asks for more gets an error.
-const MAX_REPLY_BYTES: usize = 64 << 20;
+/// The longest key.
+pub(crate) const MAX_KEY_BYTES: usize = 64 << 10;
+/// The longest pattern of `KEYS`.
+pub(crate) const MAX_PATTERN_BYTES: usize = 1 << 10;
+/// What one `KEYS` may cost, in steps of [`glob::matches`]: a fraction of a second, for meanwhile no write is
+/// applied.
+const MAX_SCAN_STEPS: u64 = 50_000_000;
+/// What it costs to come by a key, which mostly is in no cache.
+const KEY_STEPS: u64 = 20;
 /// What a byte string takes in a reply besides itself.
 const BULK_BYTES: usize = 16;
 
 impl Read<'_> {
-    pub(crate) fn reply(&self, store: &Store, out: &mut Vec<u8>) {
+    /// Whether it goes over the whole state, which only one at a time should.
+    pub(crate) fn is_scan(&self) -> bool {
+        matches!(self.kind, Look::Keys)
+    }
+
+    pub(crate) fn reply(&self, store: &Store, out: &mut Replies) {
         let count = self.request.len() - 1;
         let mut values = self.request.args().skip(1).map(|key| store.get(key));
         match self.kind {
-            Look::Get => value_or_nil(out, values.next().flatten()),
+            Look::Get => {
+                let value = values.next().flatten();
+                if let Some(out) = out.room(bulk_bytes(value)) {
+                    value_or_nil(out, value);
+                }
+            }
             Look::GetAll => {
-                let bytes = values.clone().map(|value| value.map_or(0, <[u8]>::len));
-                if fits(bytes, out) {
+                let bytes = values.clone().map(bulk_bytes).sum::<usize>();
+                if let Some(out) = out.room(BULK_BYTES + bytes) {
                     resp::array(out, count);
                     values.for_each(|value| value_or_nil(out, value));
                 }
             }
-            Look::Exists => resp::integer(out, values.flatten().count()),
+            Look::Exists => resp::integer(out.short(), values.flatten().count()),
             Look::Length => {
                 let bytes: usize = values.flatten().map(<[u8]>::len).sum();
-                resp::integer(out, bytes);
+                resp::integer(out.short(), bytes);
             }
-            Look::Keys => {
-                let pattern = arg(&self.request, 1);
-                let keys = || store.keys().filter(|key| glob::matches(pattern, key));
-                if fits(keys().map(<[u8]>::len), out) {
-                    resp::array(out, keys().count());
-                    keys().for_each(|key| resp::bulk(out, key));
-                }
-            }
-            Look::Size => resp::integer(out, store.len()),
+            Look::Keys => keys(arg(&self.request, 1), store, out),
+            Look::Size => resp::integer(out.short(), store.len()),
         }
     }
+}
+
+/// The keys that a pattern matches, each looked at once, until that is too much work or too much to tell.
+fn keys(pattern: &[u8], store: &Store, out: &mut Replies) {
+    let (mut steps, mut bytes, mut found) = (MAX_SCAN_STEPS, BULK_BYTES, Vec::new());
+    for key in store.keys() {
+        steps = steps.saturating_sub(KEY_STEPS);
+        let Some(matches) = glob::matches(pattern, key, &mut steps) else {
+            let why = "ERR KEYS would take too long with so many keys and such a pattern";
+            return resp::error(out.short(), why);
+        };
+        if matches {
+            found.push(key);
+            bytes += bulk_bytes(Some(key));
+        }
+        if bytes > MAX_REPLY_BYTES {
+            break;
+        }
+    }
+    if let Some(out) = out.room(bytes) {
+        resp::array(out, found.len());
+        for key in found {
+            resp::bulk(out, key);
+        }
+    }
+}
+
+fn bulk_bytes(value: Option<&[u8]>) -> usize {
+    BULK_BYTES + value.map_or(0, <[u8]>::len)
 }
 
 fn value_or_nil(out: &mut Vec<u8>, value: Option<&[u8]>) {
@@ -94,15 +134,6 @@ fn value_or_nil(out: &mut Vec<u8>, value: Option<&[u8]>) {
         Some(value) => resp::bulk(out, value),
         None => resp::nil(out),
     }
-}
-
-/// Whether a reply with byte strings of these lengths may be given; says so if not.
-fn fits(lengths: impl Iterator<Item = usize>, out: &mut Vec<u8>) -> bool {
-    let fits = lengths.map(|length| length + BULK_BYTES).sum::<usize>() <= MAX_REPLY_BYTES;
-    if !fits {
-        resp::error(out, &format!("ERR the reply would exceed {MAX_REPLY_BYTES} bytes"));
-    }
-    fits
 }
 
 /// A command's name, how many arguments it takes with its name (at least so many if negative), and what
@@ -173,9 +204,28 @@ pub(crate) fn command(request: Request<'_>) -> Command<'_> {
     let fits = if spec.arity < 0 { given >= -spec.arity } else { given == spec.arity };
     match spec.run {
         _ if !fits => wrong_arity(spec.name),
-        Run::Look(kind) => Command::Read(Read { kind, request }),
+        Run::Look(kind) => look_at(kind, request),
         Run::Make(make) => make(&request),
     }
+}
+
+fn look_at(kind: Look, request: Request<'_>) -> Command<'_> {
+    let too_long = match kind {
+        Look::Keys if arg(&request, 1).len() > MAX_PATTERN_BYTES => {
+            Some(error(&format!("ERR the pattern exceeds {MAX_PATTERN_BYTES} bytes")))
+        }
+        Look::Keys | Look::Size => None,
+        Look::Get | Look::GetAll | Look::Exists | Look::Length => {
+            key_too_long(request.args().skip(1))
+        }
+    };
+    too_long.unwrap_or(Command::Read(Read { kind, request }))
+}
+
+/// The error if one of these keys is too long.
+fn key_too_long<'a>(mut keys: impl Iterator<Item = &'a [u8]>) -> Option<Command<'static>> {
+    keys.any(|key| key.len() > MAX_KEY_BYTES)
+        .then(|| error(&format!("ERR a key exceeds {MAX_KEY_BYTES} bytes")))
 }
 
 fn is(given: &[u8], name: &str) -> bool {
@@ -189,6 +239,9 @@ fn arg<'a>(request: &'a Request<'_>, at: usize) -> &'a [u8] {
 
 /// A write with these arguments.
 fn propose<'a>(op: Op, args: impl Iterator<Item = &'a [u8]> + Clone) -> Command<'static> {
+    if let Some(error) = key_too_long(args.clone().step_by(op.key_every())) {
+        return error;
+    }
     let write = Write::new(op, args);
     if write.len() > MAX_WRITE_BYTES {
         return error(&format!("ERR the command exceeds {MAX_WRITE_BYTES} bytes"));
@@ -329,10 +382,11 @@ fn config(request: &Request<'_>) -> Command<'static> {
     }
     let known = [("save", ""), ("appendonly", "no")];
     let asked = |name: &str| {
-        request
-            .args()
-            .skip(2)
-            .any(|pattern| glob::matches(&pattern.to_ascii_lowercase(), name.as_bytes()))
+        request.args().skip(2).any(|pattern| {
+            let mut steps = MAX_SCAN_STEPS;
+            let pattern = pattern.to_ascii_lowercase();
+            glob::matches(&pattern, name.as_bytes(), &mut steps) == Some(true)
+        })
     };
     reply(|out| {
         let given = known.into_iter().filter(|(name, _)| asked(name));

@@ -6,18 +6,24 @@
 //! requests, one write.
 //!
 //! Nothing that a client does takes more than a bounded amount of memory: a request has a limit, requests
-//! in flight are no more than fit into the buffer, and replies are written before more is done.
+//! in flight are no more than fit into the buffer, and replies are written before more is done. What long
+//! replies take is bounded for all clients together: see `replies`.
 
 use std::io::{self, Read as _, Write as _};
 use std::mem;
 use std::net::{Shutdown, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use oarlock::{LeadershipSubscription, Node, ProposeError, ReadError, Reply};
+use parking_lot::Mutex;
 use socket2::{SockRef, TcpKeepalive};
 
 use crate::about;
 use crate::commands::{self, Command, Read};
+use crate::replies::{Budget, MAX_SHARED_BYTES, Replies};
 use crate::resp::{self, Decoder, Limits};
 use crate::store::{MAX_WRITE_BYTES, Store, Write};
 
@@ -30,8 +36,6 @@ const LIMITS: Limits = Limits {
 };
 /// What a buffer has room for; that of the requests grows for one that is longer.
 const BUFFER_BYTES: usize = 64 << 10;
-/// Replies beyond this are written before more are made.
-const MAX_REPLIES_BYTES: usize = 256 << 10;
 /// How long requests wait for a leader.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long to wait between two attempts if nothing changes meanwhile.
@@ -54,18 +58,38 @@ impl From<io::Error> for End {
     }
 }
 
+/// What the connections of a server have in common.
+pub(crate) struct Shared {
+    /// What replies may take of the memory.
+    budget: Arc<Budget>,
+    /// Clients that were sent away, since there were too many.
+    pub(crate) rejected: AtomicU64,
+    /// Held by the one that goes over the whole state. Many at once would share the processors, and all of
+    /// them would keep the state from being written until the last is through.
+    scan: Mutex<()>,
+}
+
+impl Default for Shared {
+    fn default() -> Self {
+        let budget = Arc::new(Budget::new(MAX_SHARED_BYTES));
+        Self { budget, rejected: AtomicU64::new(0), scan: Mutex::new(()) }
+    }
+}
+
 pub(crate) struct Connection {
     node: Node<Store>,
     leadership: LeadershipSubscription,
     stream: TcpStream,
     decoder: Decoder,
-    replies: Vec<u8>,
+    replies: Replies,
+    shared: Arc<Shared>,
 }
 
 impl Connection {
-    pub(crate) fn new(stream: TcpStream, node: Node<Store>) -> Self {
+    pub(crate) fn new(stream: TcpStream, node: Node<Store>, shared: Arc<Shared>) -> Self {
         let leadership = node.leadership();
-        Self { node, leadership, stream, decoder: Decoder::new(LIMITS), replies: Vec::new() }
+        let replies = Replies::new(Arc::clone(&shared.budget));
+        Self { node, leadership, stream, decoder: Decoder::new(LIMITS), replies, shared }
     }
 
     /// Serves the client until it leaves or breaks the protocol.
@@ -143,16 +167,21 @@ impl Connection {
                 Some(Command::Write(write)) => writes.push(write),
                 Some(Command::Read(read)) => reads.push(read),
                 Some(Command::Ask(question)) => {
-                    about::answer(question, &self.node, &mut self.replies);
+                    let rejected = self.shared.rejected.load(Ordering::Relaxed);
+                    about::answer(question, &self.node, rejected, self.replies.short());
                 }
-                Some(Command::Reply(reply)) => self.replies.extend_from_slice(&reply),
+                Some(Command::Reply(reply)) => {
+                    if let Some(out) = self.replies.room(reply.len()) {
+                        out.extend_from_slice(&reply);
+                    }
+                }
                 Some(Command::Quit) => {
-                    resp::simple(&mut self.replies, "OK");
+                    resp::simple(self.replies.short(), "OK");
                     return Err(End::LastWords);
                 }
                 Some(Command::Leave) => return Err(End::Quiet),
                 Some(Command::Broken(malformed)) => {
-                    resp::error(&mut self.replies, &format!("ERR {malformed}"));
+                    resp::error(self.replies.short(), &format!("ERR {malformed}"));
                     return Err(End::LastWords);
                 }
                 None => return Ok(done),
@@ -177,7 +206,8 @@ impl Connection {
             let settled = if may_retry { settled(&outcomes) } else { outcomes.len() };
             let again = outcomes.split_off(settled);
             for outcome in &outcomes {
-                reply(outcome, &mut self.replies);
+                reply(outcome, self.replies.short());
+                self.write_replies_if_many()?;
             }
             writes =
                 again.into_iter().filter_map(|outcome| outcome.err()?.into_command()).collect();
@@ -185,7 +215,7 @@ impl Connection {
                 self.leadership.changed(PAUSE);
             }
         }
-        self.write_replies_if_many()
+        Ok(())
     }
 
     /// Looks at the state once for many requests.
@@ -194,17 +224,31 @@ impl Connection {
         let deadline = Instant::now() + PATIENCE;
         while !rest.is_empty() {
             self.leadership.latest();
-            let replies = &mut self.replies;
+            let (replies, shared) = (&mut self.replies, &self.shared);
             let looked = self.node.read(|store| {
                 for (answered, read) in rest.iter().enumerate() {
-                    if replies.len() >= MAX_REPLIES_BYTES {
+                    if replies.are_many() {
                         return answered;
+                    }
+                    if read.is_scan() {
+                        // No waiting for a turn here, where the state is held; and no second scan.
+                        let Some(_turn) = shared.scan.try_lock() else {
+                            return answered;
+                        };
+                        read.reply(store, replies);
+                        return answered + 1;
                     }
                     read.reply(store, replies);
                 }
                 rest.len()
             });
             match looked {
+                Ok(0) if Instant::now() < deadline => thread::sleep(PAUSE),
+                Ok(0) => {
+                    let error = "ERR KEYS would take too long: others are at it";
+                    resp::error(self.replies.short(), error);
+                    rest = &rest[1..];
+                }
                 Ok(count) => rest = &rest[count..],
                 Err(ReadError::NotLeader { .. }) if Instant::now() < deadline => {
                     self.leadership.changed(PAUSE);
@@ -212,7 +256,8 @@ impl Connection {
                 Err(error) => {
                     let error = format!("CLUSTERDOWN {error}");
                     for _ in mem::take(&mut rest) {
-                        resp::error(&mut self.replies, &error);
+                        resp::error(self.replies.short(), &error);
+                        self.write_replies_if_many()?;
                     }
                 }
             }
@@ -223,13 +268,13 @@ impl Connection {
     }
 
     fn write_replies_if_many(&mut self) -> io::Result<()> {
-        if self.replies.len() < MAX_REPLIES_BYTES { Ok(()) } else { self.write_replies() }
+        if self.replies.are_many() { self.write_replies() } else { Ok(()) }
     }
 
     /// A client that does not take them in time is given up.
     fn write_replies(&mut self) -> io::Result<()> {
         let deadline = Instant::now() + WRITE_TIMEOUT;
-        let mut rest = &self.replies[..];
+        let mut rest = self.replies.bytes();
         while !rest.is_empty() {
             match self.stream.write(rest) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
@@ -242,7 +287,6 @@ impl Connection {
             }
         }
         self.replies.clear();
-        self.replies.shrink_to(MAX_REPLIES_BYTES);
         Ok(())
     }
 }

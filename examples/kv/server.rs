@@ -2,13 +2,14 @@
 
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 
 use oarlock::Node;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::connection::Connection;
+use crate::connection::{Connection, Shared};
 use crate::store::Store;
 
 /// What a connection's thread may use of the stack; most of it is never touched.
@@ -47,14 +48,19 @@ pub(crate) fn clients_with_files(max_clients: usize) -> Result<usize, String> {
 pub(crate) fn serve(listener: &TcpListener, node: &Node<Store>, max_clients: usize) -> ! {
     // Each client holds one more.
     let clients = Arc::new(());
+    let shared = Arc::new(Shared::default());
     loop {
         match listener.accept() {
-            Ok((stream, _)) if Arc::strong_count(&clients) > max_clients => refuse(stream),
+            Ok((stream, _)) if Arc::strong_count(&clients) > max_clients => {
+                shared.rejected.fetch_add(1, Ordering::Relaxed);
+                refuse(stream);
+            }
             Ok((stream, from)) => {
                 let (node, client) = (node.clone(), Arc::clone(&clients));
+                let shared = Arc::clone(&shared);
                 let thread = thread::Builder::new().name("client".into()).stack_size(STACK_BYTES);
                 let started = thread.spawn(move || {
-                    if let Err(error) = Connection::new(stream, node).serve() {
+                    if let Err(error) = Connection::new(stream, node, shared).serve() {
                         log::debug!("client={from} lost error={error}");
                     }
                     drop(client);

@@ -50,6 +50,22 @@ impl Op {
         Self::CompareAndSet,
         Self::Clear,
     ];
+
+    /// The first argument is a key, and which others are: every so-manieth.
+    pub(crate) fn key_every(self) -> usize {
+        match self {
+            Self::Delete => 1,
+            Self::SetAll => 2,
+            // No others, or none at all.
+            Self::Set
+            | Self::SetNew
+            | Self::SetOld
+            | Self::Add
+            | Self::Append
+            | Self::CompareAndSet
+            | Self::Clear => usize::MAX,
+        }
+    }
 }
 
 /// A write, as the bytes that go into the log.

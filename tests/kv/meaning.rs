@@ -1,5 +1,7 @@
 //! What the commands mean: each request with the reply that Redis would give, against one state.
 
+use std::sync::Arc;
+
 use oarlock::{
     Applied, EntryId, LogIndex, ProposeError, StateMachine, Status, StopCause, Term, UnknownCause,
 };
@@ -8,9 +10,10 @@ use proptest::prelude::*;
 
 use super::json::is_json;
 use crate::about::json;
-use crate::commands::{Command, Question, command};
+use crate::commands::{Command, MAX_KEY_BYTES, MAX_PATTERN_BYTES, Question, command};
 use crate::connection::settled;
 use crate::glob;
+use crate::replies::{Budget, MAX_REPLY_BYTES, MAX_SHARED_BYTES, OWN_BYTES, Replies};
 use crate::resp::{Decoder, Limits};
 use crate::store::{MAX_WRITE_BYTES, Op, Outcome, Store, Write};
 
@@ -31,18 +34,24 @@ struct Server {
 impl Server {
     /// The reply to one line, as it goes to the client.
     fn reply(&mut self, line: &str) -> String {
+        let mut replies = Replies::new(Arc::new(Budget::new(MAX_SHARED_BYTES)));
+        self.reply_into(line, &mut replies)
+    }
+
+    /// The same, behind replies that wait already.
+    fn reply_into(&mut self, line: &str, replies: &mut Replies) -> String {
         let line = format!("{line}\n");
         let mut decoder = Decoder::new(LIMITS);
         let decoded = decoder.next(line.as_bytes()).expect("a line");
         let (request, _) = decoded.expect("a whole line");
-        let mut reply = Vec::new();
+        let before = replies.bytes().len();
         match command(request) {
-            Command::Write(write) => self.write(&write).reply(&mut reply),
-            Command::Read(read) => read.reply(&self.store, &mut reply),
-            Command::Reply(ready) => reply.extend_from_slice(&ready),
+            Command::Write(write) => self.write(&write).reply(replies.short()),
+            Command::Read(read) => read.reply(&self.store, replies),
+            Command::Reply(ready) => replies.short().extend_from_slice(&ready),
             other => return format!("{other:?}"),
         }
-        String::from_utf8_lossy(&reply).into_owned()
+        String::from_utf8_lossy(&replies.bytes()[before..]).into_owned()
     }
 
     fn write(&mut self, write: &Write) -> Outcome {
@@ -150,6 +159,109 @@ fn a_write_that_is_too_long_for_the_log_is_refused_at_once() {
         (&format!("SET a {}", "x".repeat(longest)), OK),
         ("STRLEN a", &format!(":{longest}\r\n")),
     ]);
+}
+
+#[test]
+fn a_key_that_is_too_long_is_refused_by_every_command_that_names_one() {
+    let mut server = Server::default();
+    let (longest, long) = ("k".repeat(MAX_KEY_BYTES), "k".repeat(MAX_KEY_BYTES + 1));
+    let lines = [
+        "GET K",
+        "SET K v",
+        "SET K v NX",
+        "SET K v XX",
+        "INCR K",
+        "INCRBY K 2",
+        "DECR K",
+        "DECRBY K 2",
+        "MGET a K",
+        "MSET a 1 K 2",
+        "DEL a K",
+        "EXISTS a K",
+        "APPEND K v",
+        "STRLEN K",
+        "CAS K 1 2",
+    ];
+    for line in lines {
+        let reply = server.reply(&line.replace('K', &long));
+        assert_eq!(reply, format!("-ERR a key exceeds {MAX_KEY_BYTES} bytes\r\n"), "{line}");
+        let reply = server.reply(&line.replace('K', &longest));
+        assert!(!reply.contains("exceeds"), "{line}: {reply}");
+    }
+    // Values may be longer.
+    server.expect(&[
+        (&format!("MSET a {long} b {long}"), OK),
+        (&format!("CAS a {long} {long}"), ":1\r\n"),
+    ]);
+}
+
+#[test]
+fn a_pattern_that_is_too_long_is_refused() {
+    let pattern = "*".repeat(MAX_PATTERN_BYTES);
+    Server::default().expect(&[
+        (&format!("KEYS {pattern}"), "*0\r\n"),
+        (&format!("KEYS {pattern}*"), "-ERR the pattern exceeds 1024 bytes\r\n"),
+    ]);
+}
+
+#[test]
+fn keys_that_would_take_too_long_is_refused_instead() {
+    let mut server = Server::default();
+    let cheap = "*a";
+    let dear = format!("*{}b", "a".repeat(MAX_PATTERN_BYTES - 2));
+    server.expect(&[(&format!("SET {} v", "a".repeat(MAX_KEY_BYTES)), OK)]);
+    assert!(server.reply(&format!("KEYS {cheap}")).starts_with("*1\r\n"));
+    let reply = server.reply(&format!("KEYS {dear}"));
+    assert!(reply.starts_with("-ERR KEYS would take too long"), "{reply}");
+}
+
+#[test]
+fn a_match_takes_no_more_steps_than_it_is_given() {
+    // A class is as much work as it is long.
+    let class = format!("*[{}]b", "x".repeat(1000));
+    let text = [b'y'; 100];
+    assert_eq!(glob::matches(class.as_bytes(), &text, &mut 50_000), None);
+    let mut steps = 200_000;
+    assert_eq!(glob::matches(class.as_bytes(), &text, &mut steps), Some(false));
+    assert!(steps < 100_000, "{steps} steps are left");
+}
+
+#[test]
+fn a_reply_has_a_longest_length() {
+    let mut server = Server::default();
+    let value = "v".repeat((1 << 20) - 100);
+    server.expect(&[(&format!("SET a {value}"), OK)]);
+    assert!(server.reply("MGET a a a").starts_with("*3\r\n"));
+    let refused = format!("-ERR the reply would exceed {MAX_REPLY_BYTES} bytes\r\n");
+    server.expect(&[("MGET a a a a a", &refused), ("FLUSHALL", OK)]);
+    for key in 0..80 {
+        server.expect(&[(&format!("SET {key}{} v", "k".repeat(60_000)), OK)]);
+    }
+    server.expect(&[("KEYS *", &refused)]);
+    assert!(server.reply("KEYS 1*").starts_with("*11\r\n"));
+}
+
+#[test]
+fn a_long_reply_that_finds_no_room_beside_those_of_others_is_an_error() {
+    let mut server = Server::default();
+    server.expect(&[(&format!("SET a {}", "v".repeat(OWN_BYTES)), OK), ("SET b v", OK)]);
+    // Room for one such reply, its header and the error.
+    let budget = Arc::new(Budget::new(OWN_BYTES + 100));
+    let connections = || (0..2).map(|_| Replies::new(Arc::clone(&budget)));
+    let no_room = "-ERR too many replies wait for clients that do not read\r\n";
+    for turn in 0..2 {
+        let [mut first, mut second] = connections().collect::<Vec<_>>().try_into().expect("two");
+        let long = server.reply("GET a");
+        for _ in 0..2 {
+            assert!(server.reply_into("GET a", &mut first) == long, "turn {turn}");
+        }
+        // What is in a connection's own room needs no other.
+        assert_eq!(server.reply_into("MGET a a", &mut second), no_room);
+        assert_eq!(server.reply_into("GET b", &mut second), "$1\r\nv\r\n");
+        // What was written makes room; so does a connection that ends, at the end of the turn.
+        first.clear();
+        assert!(server.reply_into("GET a", &mut second).starts_with('$'));
+    }
 }
 
 #[test]
@@ -308,8 +420,8 @@ fn patterns_are_those_of_redis() {
         ("a\\", "a\\", true),
     ];
     for (pattern, text, expected) in cases {
-        let found = glob::matches(pattern.as_bytes(), text.as_bytes());
-        assert_eq!(found, expected, "{pattern} {text}");
+        let found = glob::matches(pattern.as_bytes(), text.as_bytes(), &mut 1000);
+        assert_eq!(found, Some(expected), "{pattern} {text}");
     }
 }
 
@@ -331,6 +443,7 @@ proptest! {
         pattern in vec(prop_oneof![Just(b'*'), Just(b'?'), Just(b'a'), Just(b'b')], 0..8),
         text in vec(prop_oneof![Just(b'a'), Just(b'b')], 0..10),
     ) {
-        prop_assert_eq!(glob::matches(&pattern, &text), matches_simply(&pattern, &text));
+        let found = glob::matches(&pattern, &text, &mut 1000);
+        prop_assert_eq!(found, Some(matches_simply(&pattern, &text)));
     }
 }

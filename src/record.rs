@@ -259,6 +259,9 @@ impl<'a> Record<'a> {
         if whole[..4] != crc32c::crc32c(&whole[4..]).to_le_bytes() {
             return Err(RecordError::Checksum);
         }
+        if whole[length as usize..].iter().any(|byte| *byte != 0) {
+            return Err(RecordError::Malformed("padding"));
+        }
         Self::read(whole)
     }
 }
@@ -361,6 +364,22 @@ mod tests {
         }
         for len in 0..out.len() {
             assert_eq!(Record::check(&out[..len]), Err(RecordError::Short), "{len} bytes");
+        }
+    }
+
+    #[test]
+    fn bytes_that_mean_nothing_are_zero_whatever_the_checksum_says() {
+        let mut good = Vec::new();
+        header(None).write(b"abc", &mut good);
+        for (place, field) in [(33, "flags"), (34, "reserved bytes"), (39, "reserved bytes")]
+            .into_iter()
+            .chain((43..48).map(|place| (place, "padding")))
+        {
+            let mut bad = good.clone();
+            bad[place] |= 2;
+            let crc = crc32c::crc32c(&bad[4..]);
+            bad[..4].copy_from_slice(&crc.to_le_bytes());
+            assert_eq!(Record::check(&bad), Err(RecordError::Malformed(field)), "byte {place}");
         }
     }
 

@@ -142,8 +142,6 @@ pub(crate) struct State {
     pub(crate) packets: Vec<Frozen<Packet>>,
     pub(crate) onlooker: Onlooker,
     pub(crate) spent: Spent,
-    /// So many nodes have taken a step. They take their first in the order of their ids; see the README.
-    pub(crate) acted: usize,
     pub(crate) broken: Rules,
 }
 

@@ -163,14 +163,11 @@ impl State {
             packets: Vec::new(),
             onlooker: Onlooker::default(),
             spent: Spent::default(),
-            // Where the halves of a joint configuration differ, so do the nodes.
-            acted: if membership.is_joint() { membership.nodes().len() } else { 0 },
             broken: Rules::default(),
         }
     }
 
     fn split(mut self) -> Self {
-        self.acted = self.nodes.len();
         self.onlooker.leaders = vec![Some(NodeId(1)), Some(NodeId(3))];
         self
     }
@@ -196,7 +193,6 @@ impl State {
         }
         assert!(state.broken.is_empty() && state.onlooker.committed.len() == 1);
         state.spent = Spent::default();
-        state.acted = state.acted.min(1);
         state
     }
 
@@ -205,15 +201,13 @@ impl State {
         if !self.broken.is_empty() {
             return;
         }
-        for (at, node) in self.nodes.iter().enumerate().take(self.acted + 1) {
+        for (at, node) in self.nodes.iter().enumerate() {
             self.actions_of(at, node, bounds, actions);
         }
-        for (place, packet) in self.packets.iter().enumerate() {
-            if self.place_of(packet.to) <= self.acted {
-                actions.push(Action::Deliver(place));
-                if self.spent.repeats < bounds.repeats {
-                    actions.push(Action::Repeat(place));
-                }
+        for place in 0..self.packets.len() {
+            actions.push(Action::Deliver(place));
+            if self.spent.repeats < bounds.repeats {
+                actions.push(Action::Repeat(place));
             }
         }
     }
@@ -645,7 +639,6 @@ impl Step<'_> {
             // A bug breaks other rules on the way to the one that it is known by.
             state.broken.retain([plant.breaks(), Rule::CoreAsserts]);
         }
-        state.acted = state.acted.max(at + 1);
         Some(state)
     }
 }

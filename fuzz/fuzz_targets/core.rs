@@ -1,0 +1,4 @@
+//! The target `core` under libFuzzer.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| oarlock_fuzz::core::run(data));

@@ -228,6 +228,12 @@ impl<W: Workload> World<W> {
                 if read.index.is_none() {
                     match read.pending.poll() {
                         None => return Ok(false),
+                        Some(Confirmation::Confirmed(index)) if index < read.after => {
+                            let (id, after) = (self.machines[at].id, read.after);
+                            return Err(Broken::new(format!(
+                                "node {id} may read at {index}, and {after} was known before that began"
+                            )));
+                        }
                         Some(Confirmation::Confirmed(index)) => read.index = Some(index),
                         // It may be tried again.
                         Some(Confirmation::NotLeader(_) | Confirmation::Stopped(_)) => {

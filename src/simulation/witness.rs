@@ -15,6 +15,7 @@ use super::network::index;
 use super::workload::Workload;
 use crate::consensus::{Core, Generation, quorum};
 use crate::message::{AppendOutcome, Envelope, Message};
+use crate::node::simulated::Simulated;
 use crate::types::{EntryId, HardState, LogIndex, NodeId, Role, Term};
 
 /// A promise that was broken.
@@ -66,6 +67,7 @@ struct Seen {
     base: EntryId,
     last: EntryId,
     generation: Generation,
+    verified: LogIndex,
     committed: LogIndex,
     applied: LogIndex,
 }
@@ -78,6 +80,7 @@ impl Seen {
             base: core.base(),
             last: core.last(),
             generation: core.generation(),
+            verified: core.verified(),
             committed: core.committed(),
             applied,
         }
@@ -201,7 +204,39 @@ impl Witness {
         if was.committed != is.committed {
             self.check_committed(core, &was, machines)?;
         }
+        if was.verified != is.verified {
+            self.check_verified(core, machines)?;
+        }
         self.nodes[node] = is;
+        Ok(())
+    }
+
+    /// What a follower takes for equal to its leader's log is: of a term that nobody led nothing is.
+    fn check_verified<W: Workload>(
+        &self,
+        core: &Core,
+        machines: &[Machine<W>],
+    ) -> Result<(), Broken> {
+        let (id, term, verified) = (core.options().me.node, core.term(), core.verified());
+        if verified <= core.committed() {
+            return Ok(());
+        }
+        let Some(leader) = self.leaders.get(&term) else {
+            return Err(Broken::new(format!(
+                "node {id} verified {verified} in {term}, which none led"
+            )));
+        };
+        // The leader itself may know no more: it has crashed, or gone on to another term.
+        let leads = machines[index(leader.0)].node.as_ref().map(Simulated::core);
+        if let Some(leads) = leads.filter(|core| (core.role(), core.term()) == (Role::Leader, term))
+            && verified >= leads.base().index
+        {
+            let (theirs, ours) = (leads.term_at(verified), core.term_at(verified));
+            keep!(
+                theirs == ours,
+                "node {id} verified {verified}, of term {ours:?}, and the leader has {theirs:?} there"
+            );
+        }
         Ok(())
     }
 

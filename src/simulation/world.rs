@@ -348,6 +348,12 @@ impl<W: Workload> World<W> {
         let is_within = pending <= config.max_pending_proposals
             && unapplied <= most
             && inflights <= config.max_inflight_appends;
+        if node.readers_wait() && node.core().leader().is_none() {
+            let id = machine.id;
+            return Err(Broken::new(format!(
+                "node {id}: readers wait, and there is nobody to ask"
+            )));
+        }
         if is_within {
             return Ok(());
         }

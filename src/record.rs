@@ -237,10 +237,15 @@ impl<'a> Record<'a> {
         } else {
             return Err(RecordError::Malformed("origin"));
         };
+        let kind = EntryKind::try_from(bytes[32])?;
+        if origin.is_some() && kind != EntryKind::Command {
+            // Only proposals have somebody who waits for them.
+            return Err(RecordError::Malformed("origin"));
+        }
         let header = RecordHeader {
             id: EntryId::new(Term(u64_at(bytes, 16)), LogIndex(u64_at(bytes, 8))),
             time: u64_at(bytes, 24),
-            kind: EntryKind::try_from(bytes[32])?,
+            kind,
             origin,
         };
         Ok(Self { header, payload: &bytes[head_len..length], bytes })
@@ -350,6 +355,16 @@ mod tests {
                 let record = Record::check(&out).expect("just written");
                 assert_eq!((record.header, record.payload), (header(origin), payload));
             }
+        }
+    }
+
+    #[test]
+    fn only_commands_have_a_tag() {
+        let origin = Origin { incarnation: Incarnation(1), boot: BootCount(2), sequence: 3 };
+        for kind in [EntryKind::Noop, EntryKind::Membership] {
+            let mut out = Vec::new();
+            RecordHeader { kind, ..header(Some(origin)) }.write(b"", &mut out);
+            assert_eq!(Record::check(&out), Err(RecordError::Malformed("origin")));
         }
     }
 

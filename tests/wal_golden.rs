@@ -38,6 +38,9 @@ fn named() -> Arc<SimDisk> {
         *byte = at; // incarnation
     }
     identity[48..56].fill(0); // boot
+    for (at, byte) in (1..).zip(&mut identity[88..96]) {
+        *byte = at; // secret
+    }
     let crc = crc32c::crc32c_append(crc32c::crc32c(&identity[..12]), &identity[16..]);
     identity[12..16].copy_from_slice(&crc.to_le_bytes());
     let disk = Arc::new(SimDisk::new(1));

@@ -767,3 +767,36 @@ fn a_truncation_after_a_restart_knows_the_terms_from_before_it() {
     let entries = rig.entries();
     assert_eq!(rig.restart().entries(), entries);
 }
+
+/// What a client could put into a command that knows all that a node tells others of itself: an echo that
+/// says a place far behind the log's end was durable.
+fn forged_echoes(rig: &Rig) -> Vec<u8> {
+    let known = rig.opened.recovered.sender.incarnation.0.to_le_bytes();
+    let mut echo = [0; 24];
+    echo[4..8].copy_from_slice(&0x8000_0018_u32.to_le_bytes());
+    echo[8] = 4;
+    echo[16..24].copy_from_slice(&(1_000_000_u64 << 32 | 64).to_le_bytes());
+    let crc = crc32c::crc32c_append(crc32c::crc32c(&known), &echo[4..]);
+    echo[..4].copy_from_slice(&crc.to_le_bytes());
+    echo.repeat(500)
+}
+
+#[test]
+fn a_payload_that_was_left_behind_in_a_recycled_segment_forges_no_claim() {
+    let mut rig = Rig::new();
+    let payload = forged_echoes(&rig);
+    for _ in 0..6 {
+        for _ in 0..6 {
+            rig.append(1, &payload);
+            rig.commit();
+        }
+        let last = rig.log().last().index;
+        rig.log().release_beyond(0, last);
+        rig.cover();
+        rig.prepare();
+    }
+    rig.append(1, b"small");
+    rig.commit();
+    rig.cover();
+    rig.try_restart().expect("a sound log opens");
+}

@@ -224,18 +224,26 @@ impl<S: StateMachine> CoreLoop<S> {
             && !self.shared.stop.is_stopping()
     }
 
-    /// Lets other nodes' proposals into the log, as far as there is room.
-    fn take_forwards(&mut self) {
+    /// Lets other nodes' proposals into the log, about as much as this node's own clients have in a step;
+    /// true if more wait and may be let in.
+    fn take_forwards(&mut self) -> bool {
+        let mut taken = 0;
         while let Some(bytes) = self.incoming.next_bytes() {
             if self.core.role() != Role::Leader || self.shared.stop.is_stopping() {
-                return self.incoming.clear();
+                self.incoming.clear();
+                return false;
             }
             if self.room_for_proposals() < bytes {
-                return;
+                return false;
             }
+            if taken >= self.shared.config.max_batch_bytes {
+                return true;
+            }
+            taken += bytes;
             let Arrived { from, forward, records } = self.incoming.pop().expect("just seen");
             self.feed_with(Input::Message { from, message: Message::Forward(forward) }, &records);
         }
+        false
     }
 
     fn refuse(&mut self, from: Sender, why: &str) {
@@ -529,7 +537,7 @@ impl<S: StateMachine> Loop for CoreLoop<S> {
             self.tick();
         }
         self.take_readers();
-        self.take_forwards();
+        more |= self.take_forwards();
         more |= self.take_proposals();
         self.hand_on();
         if self.close() {

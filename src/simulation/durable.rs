@@ -23,8 +23,8 @@ const VOTE_AT: usize = 40;
 
 const SEGMENT_HEADER_BYTES: usize = 64;
 const SEQUENCE_AT: usize = 12;
-/// Of the directory, in headers: the salt of every mark's checksum.
-const INCARNATION: std::ops::Range<usize> = 24..40;
+/// In the identity: what the checksum of every mark begins with.
+const SECRET: std::ops::Range<usize> = 88..96;
 /// In headers and in marks.
 const BOOT_AT: usize = 40;
 const LOCAL_BIT: u32 = 1 << 31;
@@ -116,16 +116,19 @@ impl Durable {
     /// Reads the rest of the segment at `end`; returns its successor if it is sealed.
     fn read_segment(&mut self, disk: &SimDisk) -> Option<u32> {
         let path = segment_path(self.end.0);
-        disk.durable_bytes_in(&path, |bytes| self.read_batches(bytes)).flatten()
+        let identity = Path::new(DIR).join("identity");
+        let salt = disk.durable_bytes_in(&identity, |bytes| bytes.get(SECRET).map(crc32c::crc32c));
+        let salt = salt.flatten()?;
+        disk.durable_bytes_in(&path, |bytes| self.read_batches(bytes, salt)).flatten()
     }
 
-    fn read_batches(&mut self, bytes: &[u8]) -> Option<u32> {
+    fn read_batches(&mut self, bytes: &[u8], salt: u32) -> Option<u32> {
         let (segment, offset) = self.end;
         if u32_at(bytes, SEQUENCE_AT) != segment {
             return None;
         }
         let mut at = offset.max(SEGMENT_HEADER_BYTES);
-        while let Some(mark) = Mark::at(bytes, segment, at) {
+        while let Some(mark) = Mark::at(bytes, segment, at, salt) {
             if !self.begun {
                 self.begun = true;
                 self.base = mark.prev;
@@ -224,11 +227,10 @@ struct Mark {
 
 impl Mark {
     /// The mark at a place, if one stands there that was made for it.
-    fn at(bytes: &[u8], segment: u32, at: usize) -> Option<Self> {
+    fn at(bytes: &[u8], segment: u32, at: usize, salt: u32) -> Option<Self> {
         let mark = bytes.get(at..at + MARK_BYTES)?;
         let batch = u32_at(mark, 12) as usize;
         let place = u64_at(mark, 16);
-        let salt = crc32c::crc32c(bytes.get(INCARNATION)?);
         let whole = u32_at(mark, 0) == crc32c::crc32c_append(salt, &mark[4..])
             && u32_at(mark, 4) == LOCAL_BIT | MARK_BYTES as u32
             && place == u64::from(segment) << 32 | at as u64

@@ -58,13 +58,14 @@ pub(super) fn u64_at(bytes: &[u8], at: usize) -> u64 {
 }
 
 /// What the checksums of marks and echoes begin with. It is drawn with the directory, so the bytes of another
-/// one are none of ours; and whoever writes payloads does not know it, and cannot make one pass for a mark.
+/// one are none of ours; and it never leaves the directory, so whoever writes payloads does not know it, and
+/// cannot make one pass for a mark.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Salt(u32);
 
 impl Salt {
-    pub(super) fn of(incarnation: Incarnation) -> Self {
-        Self(crc32c::crc32c(&incarnation.0.to_le_bytes()))
+    pub(super) fn of(secret: u64) -> Self {
+        Self(crc32c::crc32c(&secret.to_le_bytes()))
     }
 
     pub(super) fn checksum(self, bytes: &[u8]) -> u32 {

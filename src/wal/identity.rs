@@ -20,7 +20,8 @@
 //!      72      8  hash         64-bit FNV-1a of the membership's bytes, for comparing with peers
 //!      80      4  n            bytes of the cluster's name
 //!      84      4  m            bytes of the membership
-//!      88      n  name         of the cluster, UTF-8
+//!      88      8  secret       drawn as well, and never sent or shown: see the log's salted checksums
+//!      96      n  name         of the cluster, UTF-8
 //!       …      m  membership   the initial one, as in a message
 //! ```
 //!
@@ -59,7 +60,7 @@ const VERSION: u32 = 0;
 const CRC: std::ops::Range<usize> = 12..16;
 /// Bytes that every version has, in the same places.
 const COMMON_BYTES: usize = 20;
-const HEADER_BYTES: usize = 88;
+const HEADER_BYTES: usize = 96;
 const MAX_NAME_BYTES: usize = 1 << 10;
 const MAX_FILE_BYTES: usize = HEADER_BYTES + MAX_NAME_BYTES + MAX_MESSAGE_BYTES;
 
@@ -83,6 +84,7 @@ pub(super) struct Identity {
     pub(super) log_exists: bool,
     pub(super) sender: Sender,
     cluster_id: u128,
+    pub(super) secret: u64,
     pub(super) cluster: String,
     pub(super) membership: Membership,
 }
@@ -110,6 +112,7 @@ impl Directory {
             log_exists: false,
             sender: Sender { node, incarnation: Incarnation::default(), boot: BootCount(0) },
             cluster_id: 0,
+            secret: 0,
             cluster: cluster.to_owned(),
             membership: initial.clone(),
         };
@@ -121,9 +124,12 @@ impl Directory {
             .lock(&lock_path)
             .map_err(failed(&lock_path, "lock"))?
             .ok_or_else(|| StorageError::new(dir, StorageErrorKind::InUse))?;
-        let identity = match inspect(&*storage, dir, &wanted)? {
-            Some(stored) => stored,
-            None => wanted.named(storage.random().map_err(failed(dir, "random"))?),
+        let identity = if let Some(stored) = inspect(&*storage, dir, &wanted)? {
+            stored
+        } else {
+            let incarnation = storage.random().map_err(failed(dir, "random"))?;
+            let secret = storage.random().map_err(failed(dir, "random"))?;
+            wanted.drawn(incarnation, secret as u64)
         };
         Ok(Self { storage, path: dir.to_path_buf(), identity, poisoned: false, _lock: lock })
     }
@@ -153,6 +159,11 @@ impl Directory {
         self.identity.vote_exists = true;
         self.write()?;
         VoteFile::open(&*self.storage, &self.path, self.sender())
+    }
+
+    /// What only this directory's own files know.
+    pub(super) fn secret(&self) -> u64 {
+        self.identity.secret
     }
 
     /// How this run of the node signs its messages; until [`start`](Self::start), how the last one did.
@@ -279,8 +290,9 @@ impl Identity {
     }
 
     /// The same with an incarnation.
-    fn named(mut self, incarnation: u128) -> Self {
+    fn drawn(mut self, incarnation: u128, secret: u64) -> Self {
         self.sender.incarnation = Incarnation(incarnation);
+        self.secret = secret;
         self
     }
 
@@ -344,6 +356,7 @@ impl Identity {
         bytes.extend_from_slice(&fnv1a(&membership).to_le_bytes());
         bytes.extend_from_slice(&(self.cluster.len() as u32).to_le_bytes());
         bytes.extend_from_slice(&(membership.len() as u32).to_le_bytes());
+        bytes.extend_from_slice(&self.secret.to_le_bytes());
         bytes.extend_from_slice(self.cluster.as_bytes());
         bytes.extend_from_slice(&membership);
         assert_eq!(bytes.len(), length, "the identity's length");
@@ -393,6 +406,7 @@ impl Identity {
                 boot: BootCount(u64_at(48)),
             },
             cluster_id: u128_at(56),
+            secret: u64_at(88),
             cluster: String::from_utf8(name.to_vec()).map_err(|_| damaged("a name in UTF-8"))?,
             membership: codec::decode_message(membership)
                 .map_err(|error| damaged(&format!("a membership, which {error}")))?,

@@ -117,8 +117,9 @@
 //!    bits 31-0    offset in the segment
 //! ```
 //!
-//! A salted checksum is the CRC32C of the incarnation's 16 bytes and of what is named. The incarnation is
-//! drawn with the directory, so another node's marks, and payloads that were made to look like marks, are none.
+//! A salted checksum is the CRC32C of 8 bytes that are drawn with the directory, stand in its identity and are
+//! never sent or shown, and of what is named. So another node's marks, and payloads that were made to look like
+//! marks, are none.
 //!
 //! The digest starts as 0, and each checksum of truncation, records and seal, in order, makes it
 //! `(rotate_left(digest, 7) ^ crc) * 0x9E3779B1`. What follows the last batch of a segment is its echo, and
@@ -392,7 +393,8 @@ pub fn open(
     options.check();
     let mut directory = Directory::open(Arc::clone(&storage), dir, node, cluster, initial)?;
     let path = dir.join(LOG_DIR);
-    let mut files = Files { storage, path: path.clone(), sender: directory.sender() };
+    let (sender, secret) = (directory.sender(), directory.secret());
+    let mut files = Files { storage, path: path.clone(), sender, secret };
     let shared = Arc::new(Shared::default());
 
     // Everything is looked at before anything is written.

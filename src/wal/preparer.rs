@@ -66,6 +66,8 @@ pub(super) struct Files {
     /// The log's directory.
     pub(super) path: PathBuf,
     pub(super) sender: Sender,
+    /// Of the directory: see [`Salt`].
+    pub(super) secret: u64,
 }
 
 /// A segment being made.
@@ -405,7 +407,7 @@ impl Files {
     }
 
     pub(super) fn salt(&self) -> Salt {
-        Salt::of(self.sender.incarnation)
+        Salt::of(self.secret)
     }
 
     pub(super) fn sync_dir(&self) -> Result<(), StorageError> {

@@ -71,6 +71,7 @@ fn identity() -> Identity {
         log_exists: true,
         sender: Sender { node: NodeId(1), incarnation: Incarnation(2), boot: BootCount(3) },
         cluster_id: 4,
+        secret: 6,
         cluster: "orders".to_owned(),
         membership: Membership::of_voters([(NodeId(5), Member::at("a:1"))]),
     }
@@ -83,8 +84,8 @@ fn identity_bytes_are_the_golden_ones() {
     let golden = [
         b'o', b'a', b'r', b'l', b's', b'e', b'l', b'f', // magic
         0, 0, 0, 0, // version
-        0x3A, 0xFF, 0xB1, 0xDD, // crc
-        138, 0, 0, 0, // length
+        0x23, 0x6A, 0xDC, 0xA6, // crc
+        146, 0, 0, 0, // length
         3, 0, 0, 0, // flags
         1, 0, 0, 0, 0, 0, 0, 0, // node
         2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, // incarnation
@@ -93,6 +94,7 @@ fn identity_bytes_are_the_golden_ones() {
         0x68, 0x77, 0x3F, 0xE2, 0xAA, 0x37, 0x2B, 0xD4, // hash
         6, 0, 0, 0, // n
         44, 0, 0, 0, // m
+        6, 0, 0, 0, 0, 0, 0, 0, // secret
         b'o', b'r', b'd', b'e', b'r', b's', // name
         1, 0, 0, 0, 0, 0, 0, 0, // one voter
         5, 0, 0, 0, 0, 0, 0, 0, // its id

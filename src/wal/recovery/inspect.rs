@@ -212,7 +212,8 @@ fn look(storage: &Arc<dyn Storage>, dir: &Path) -> Result<Option<Inspection>, St
         damage: Vec::new(),
         reader: LogReader::new(Arc::clone(&shared), path.clone()),
     };
-    let files = Files { storage: Arc::clone(storage), path, sender: identity.sender };
+    let (sender, secret) = (identity.sender, identity.secret);
+    let files = Files { storage: Arc::clone(storage), path, sender, secret };
     inspection.look_at_log(&files, identity.log_exists, shared)?;
     inspection.look_at_vote(&**storage, dir, &identity)?;
     Ok(Some(inspection))

@@ -135,6 +135,11 @@ impl<S: StateMachine> Simulated<S> {
         self.shared().inbox.pending()
     }
 
+    /// Whether readers wait for a confirmation.
+    pub(crate) fn readers_wait(&self) -> bool {
+        !self.core.readers.is_empty()
+    }
+
     /// Bytes of entries that are in the log and not applied.
     pub(crate) fn unapplied_bytes(&mut self) -> usize {
         let applied = self.applied();

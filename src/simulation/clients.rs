@@ -1,7 +1,7 @@
 //! What clients do: they write, read, wait, lose patience, withdraw, and try elsewhere.
 //!
 //! A client makes one call at a time, of a read or of a few writes, at any node, whether that leads or not.
-//! Whatever it is told goes to the witness.
+//! Whatever it is told is held against the truth.
 
 use std::time::Duration;
 
@@ -126,7 +126,7 @@ impl<W: Workload> World<W> {
     fn write(&mut self, which: usize, at: usize, writes: usize) -> Result<(), Broken> {
         for _ in 0..writes {
             let command = self.workload.command(&mut self.dice.clients);
-            let write = self.witness.submitted();
+            let write = self.outcomes.submitted();
             let Some(node) = &self.machines[at].node else { return Ok(()) };
             match node.submit(Numbered { write, command }, self.options.patience) {
                 Ok(ticket) => self.clients[which].calls.push(Call::Write { write, ticket }),
@@ -137,7 +137,7 @@ impl<W: Workload> World<W> {
     }
 
     fn begin_read(&mut self, which: usize, at: usize) {
-        let after = self.witness.floor();
+        let after = self.outcomes.floor();
         let Some(node) = &self.machines[at].node else { return };
         match node.begin_read() {
             Some(pending) => {
@@ -152,7 +152,7 @@ impl<W: Workload> World<W> {
     fn read_weakly(&mut self, at: usize) -> Result<(), Broken> {
         let machine = &self.machines[at];
         let Some(node) = &machine.node else { return Ok(()) };
-        let floor = self.witness.floor();
+        let floor = self.outcomes.floor();
         let at_least = self.dice.clients.bool();
         let (consistency, after) = if at_least {
             (Consistency::AtLeast(EntryId { index: floor, ..EntryId::ZERO }), floor)
@@ -162,7 +162,7 @@ impl<W: Workload> World<W> {
         let digest = |state: &Machine<W>| self.workload.digest(&state.machine);
         if let Ok(digest) = node.node().read_with_timeout(consistency, Duration::ZERO, digest) {
             self.report.weak_reads += 1;
-            self.witness.read(at, machine.id, after, digest, false)
+            self.outcomes.read(at, machine.id, after, digest, false)
         } else {
             self.report.failed_reads += 1;
             Ok(())
@@ -212,7 +212,7 @@ impl<W: Workload> World<W> {
         Ok(())
     }
 
-    /// Whether a call is done with; then the witness has heard how.
+    /// Whether a call is done with; then its outcome was looked at.
     fn is_answered(&mut self, which: usize, place: usize, at: usize) -> Result<bool, Broken> {
         match &mut self.clients[which].calls[place] {
             Call::Write { write, ticket } => {
@@ -228,6 +228,12 @@ impl<W: Workload> World<W> {
                 if read.index.is_none() {
                     match read.pending.poll() {
                         None => return Ok(false),
+                        Some(Confirmation::Confirmed(index)) if index < read.after => {
+                            let (id, after) = (self.machines[at].id, read.after);
+                            return Err(Broken::new(format!(
+                                "node {id} may read at {index}, and {after} was known before that began"
+                            )));
+                        }
                         Some(Confirmation::Confirmed(index)) => read.index = Some(index),
                         // It may be tried again.
                         Some(Confirmation::NotLeader(_) | Confirmation::Stopped(_)) => {
@@ -247,7 +253,7 @@ impl<W: Workload> World<W> {
                 self.report.reads += 1;
                 let after = read.after;
                 let digest = node.look(|state| self.workload.digest(&state.machine));
-                self.witness.read(at, machine.id, after, digest, true)?;
+                self.outcomes.read(at, machine.id, after, digest, true)?;
                 Ok(true)
             }
         }
@@ -272,15 +278,15 @@ impl<W: Workload> World<W> {
         match reply {
             Ok(response) => {
                 self.report.acknowledged += 1;
-                self.witness.acknowledged(write, entry, &response)
+                self.outcomes.acknowledged(write, entry, &response)
             }
             Err(ProposeError::Unknown { entry: told, .. }) => {
                 self.report.unknown += 1;
-                self.witness.unknown(write, told.or(entry))
+                self.outcomes.unknown(write, told.or(entry))
             }
             Err(_) => {
                 self.report.refused += 1;
-                self.witness.refused(write)
+                self.outcomes.refused(write)
             }
         }
     }

@@ -12,8 +12,8 @@ use parking_lot::Mutex;
 
 use super::SimDisk;
 use super::durable::{self, Durable};
+use super::lives::MustHave;
 use super::workload::{Lines, Observed, Workload};
-use super::world::MustHave;
 use crate::clock::{Clock, Time};
 use crate::config::Config;
 use crate::error::{StartError, StopCause};

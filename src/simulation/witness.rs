@@ -1,23 +1,21 @@
-//! What the simulator checks: promises, stated over everything that can be seen of all nodes at once.
+//! What the simulator checks of nodes: the promises of Raft, stated over all of them at once.
 //!
-//! After every step of a node it is told what the step changed, and compares: with the same node before,
-//! with all other nodes, with what disks hold, and with what callers were told. Nothing is looked at twice:
-//! a check costs what has changed, not what there is.
+//! After every step of a node it is told what the step changed, and compares: with the same node before, with
+//! all other nodes, and with what disks hold. Nothing is looked at twice: a check costs what has changed, not
+//! what there is. What callers are told is the business of [`super::outcomes`].
 //!
 //! The names of the properties are those of Raft's figure 3.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::durable::Durable;
 use super::machine::Machine;
 use super::network::index;
-use super::workload::{Line, Lines, Workload};
+use super::workload::Workload;
 use crate::consensus::{Core, Generation, quorum};
 use crate::message::{AppendOutcome, Envelope, Message};
-use crate::state_machine::{Applied, StateMachine};
+use crate::node::simulated::Simulated;
 use crate::types::{EntryId, HardState, LogIndex, NodeId, Role, Term};
 
 /// A promise that was broken.
@@ -59,6 +57,8 @@ macro_rules! keep {
     };
 }
 
+pub(super) use keep;
+
 /// What was seen of one node after its last step.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 struct Seen {
@@ -67,6 +67,7 @@ struct Seen {
     base: EntryId,
     last: EntryId,
     generation: Generation,
+    verified: LogIndex,
     committed: LogIndex,
     applied: LogIndex,
 }
@@ -79,6 +80,7 @@ impl Seen {
             base: core.base(),
             last: core.last(),
             generation: core.generation(),
+            verified: core.verified(),
             committed: core.committed(),
             applied,
         }
@@ -103,45 +105,9 @@ struct Committed {
     known_in: Term,
 }
 
-/// A command that was applied, somewhere, first.
-#[derive(Clone, Copy, Debug)]
-struct Told {
-    entry: EntryId,
-    time: u64,
-    write: u64,
-    crc: u32,
-    /// Of the state after it.
-    digest: u64,
-}
-
-/// What a caller was told of its write.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Outcome {
-    #[default]
-    Open,
-    Acknowledged,
-    Refused,
-    Unknown,
-}
-
-struct Write<R> {
-    /// What was known to be applied when it was submitted: it can only come later.
-    after: LogIndex,
-    applied: Option<EntryId>,
-    outcome: Outcome,
-    /// Where its caller was told that it stands.
-    told: Option<EntryId>,
-    /// What applying it answers.
-    response: Option<R>,
-}
-
-type Response<W> = <<W as Workload>::Machine as StateMachine>::Response;
-
-/// Remembers what was promised, and compares. Nodes are counted from 0.
-pub(super) struct Witness<W: Workload> {
+/// Remembers what nodes have shown, and compares. Nodes are counted from 0.
+pub(super) struct Witness {
     nodes: Vec<Seen>,
-    /// How many of `ledger` each node's machine has applied.
-    lines: Vec<usize>,
     leaders: BTreeMap<Term, NodeId>,
     terms: BTreeMap<Term, TermEntries>,
     /// Who voted for whom.
@@ -149,39 +115,22 @@ pub(super) struct Witness<W: Workload> {
     /// Who voted for itself, as it does to become a leader.
     candidates: BTreeSet<(NodeId, Term)>,
     committed: Vec<Committed>,
-    /// Every command that was applied anywhere, in the order of the log.
-    ledger: Vec<Told>,
-    /// The last index in it.
-    known: Arc<AtomicU64>,
-    /// The machine that applies every command once.
-    model: W::Machine,
-    writes: Vec<Write<Response<W>>>,
-    last_applied_write: Option<u64>,
-    /// The last index that a caller knows to be applied: whatever begins now must see it.
-    acknowledged: LogIndex,
 }
 
-impl<W: Workload> Witness<W> {
-    pub(super) fn new(nodes: usize, model: W::Machine, known: Arc<AtomicU64>) -> Self {
+impl Witness {
+    pub(super) fn new(nodes: usize) -> Self {
         Self {
             nodes: vec![Seen::default(); nodes],
-            lines: vec![0; nodes],
             leaders: BTreeMap::new(),
             terms: BTreeMap::new(),
             votes: BTreeMap::new(),
             candidates: BTreeSet::new(),
             committed: Vec::new(),
-            ledger: Vec::new(),
-            known,
-            model,
-            writes: Vec::new(),
-            last_applied_write: None,
-            acknowledged: LogIndex::ZERO,
         }
     }
 
     /// A node has started, with what its disk held.
-    pub(super) fn started(
+    pub(super) fn started<W: Workload>(
         &mut self,
         node: usize,
         core: &Core,
@@ -206,7 +155,6 @@ impl<W: Workload> Witness<W> {
         );
         let seen = Seen::of(core, applied);
         self.nodes[node] = Seen { committed: core.base().index, ..seen };
-        self.lines[node] = self.ledger.partition_point(|told| told.entry.index <= applied);
         self.check_terms(core)?;
         self.check_committed(core, &self.nodes[node].clone(), machines)?;
         self.nodes[node] = seen;
@@ -214,7 +162,7 @@ impl<W: Workload> Witness<W> {
     }
 
     /// A node has made a step.
-    pub(super) fn stepped(
+    pub(super) fn stepped<W: Workload>(
         &mut self,
         node: usize,
         core: &Core,
@@ -256,7 +204,39 @@ impl<W: Workload> Witness<W> {
         if was.committed != is.committed {
             self.check_committed(core, &was, machines)?;
         }
+        if was.verified != is.verified {
+            self.check_verified(core, machines)?;
+        }
         self.nodes[node] = is;
+        Ok(())
+    }
+
+    /// What a follower takes for equal to its leader's log is: of a term that nobody led nothing is.
+    fn check_verified<W: Workload>(
+        &self,
+        core: &Core,
+        machines: &[Machine<W>],
+    ) -> Result<(), Broken> {
+        let (id, term, verified) = (core.options().me.node, core.term(), core.verified());
+        if verified <= core.committed() {
+            return Ok(());
+        }
+        let Some(leader) = self.leaders.get(&term) else {
+            return Err(Broken::new(format!(
+                "node {id} verified {verified} in {term}, which none led"
+            )));
+        };
+        // The leader itself may know no more: it has crashed, or gone on to another term.
+        let leads = machines[index(leader.0)].node.as_ref().map(Simulated::core);
+        if let Some(leads) = leads.filter(|core| (core.role(), core.term()) == (Role::Leader, term))
+            && verified >= leads.base().index
+        {
+            let (theirs, ours) = (leads.term_at(verified), core.term_at(verified));
+            keep!(
+                theirs == ours,
+                "node {id} verified {verified}, of term {ours:?}, and the leader has {theirs:?} there"
+            );
+        }
         Ok(())
     }
 
@@ -354,7 +334,7 @@ impl<W: Workload> Witness<W> {
 
     /// What is committed stays, and is the same everywhere. What is committed first is of the leader's own
     /// term (Raft §5.4.2), and on the disks of a quorum, whatever anybody says.
-    fn check_committed(
+    fn check_committed<W: Workload>(
         &mut self,
         core: &Core,
         was: &Seen,
@@ -404,7 +384,7 @@ impl<W: Workload> Witness<W> {
     }
 
     /// Holds what a node says against what its own disk has for good.
-    pub(super) fn said(
+    pub(super) fn said<W: Workload>(
         &mut self,
         envelope: &Envelope,
         machines: &[Machine<W>],
@@ -475,240 +455,15 @@ impl<W: Workload> Witness<W> {
         Ok(())
     }
 
-    /// A node has applied these commands. Returns whether there were any.
-    pub(super) fn applied(
-        &mut self,
-        node: usize,
-        id: NodeId,
-        lines: &mut Vec<Line>,
-        workload: &mut W,
-    ) -> Result<bool, Broken> {
-        let any = !lines.is_empty();
-        for line in lines.drain(..) {
-            let at = self.lines[node];
-            self.lines[node] += 1;
-            if let Some(told) = self.ledger.get(at) {
-                let same = (told.entry, told.time, told.write, told.crc)
-                    == (line.entry, line.time, line.write, line.crc);
-                keep!(
-                    same,
-                    "node {id} applied write {} at {} where write {} was applied at {}",
-                    line.write,
-                    line.entry,
-                    told.write,
-                    told.entry
-                );
-            } else {
-                self.applied_first(id, &line, workload)?;
-            }
-        }
-        Ok(any)
-    }
-
-    /// State machine safety, at the first node that applies an entry: each write is applied once, after
-    /// everything that was known before it was submitted, and never after it was refused.
-    fn applied_first(&mut self, id: NodeId, line: &Line, workload: &mut W) -> Result<(), Broken> {
-        let Line { entry, time, write, crc, bytes } = line;
-        let before = self.ledger.last().map_or((EntryId::ZERO, 0), |told| (told.entry, told.time));
-        keep!(
-            before.0.index < entry.index && before.0.term <= entry.term && before.1 <= *time,
-            "node {id} applied {entry} at {time} after {} at {}",
-            before.0,
-            before.1
-        );
-        let Some(bytes) = bytes else {
-            return Err(Broken::new(format!("node {id} skipped entries before {entry}")));
-        };
-        let Some(state) = self.writes.get_mut(*write as usize) else {
-            return Err(Broken::new(format!("node {id} applied write {write}, which nobody made")));
-        };
-        keep!(
-            state.applied.is_none(),
-            "write {write} was applied at {entry} and at {}",
-            place(state.applied)
-        );
-        keep!(
-            state.outcome != Outcome::Refused,
-            "write {write} was applied at {entry} after it was refused"
-        );
-        keep!(
-            state.told.is_none_or(|told| told == *entry),
-            "write {write} was applied at {entry}, and its caller was told {}",
-            place(state.told)
-        );
-        keep!(
-            state.after < entry.index,
-            "write {write} was applied at {entry}, and {} was known when it was submitted",
-            state.after
-        );
-        state.applied = Some(*entry);
-        self.last_applied_write = self.last_applied_write.max(Some(*write));
-        let response = self.model.apply_entry(bytes, &Applied::new(*entry, *time));
-        let response = response.map_err(|error| Broken::new(format!("write {write}: {error}")))?;
-        state.response = Some(response);
-        workload.check(&self.model).map_err(Broken::new)?;
-        let digest = workload.digest(&self.model);
-        self.ledger.push(Told { entry: *entry, time: *time, write: *write, crc: *crc, digest });
-        self.known.store(entry.index.0, Ordering::Relaxed);
-        Ok(())
-    }
-
-    /// A state of a node is what the same commands make of a machine that meets no trouble.
-    pub(super) fn check_state(&self, node: usize, id: NodeId, digest: u64) -> Result<(), Broken> {
-        let Some(last) = self.lines[node].checked_sub(1) else { return Ok(()) };
-        let told = &self.ledger[last];
-        keep!(
-            told.digest == digest,
-            "node {id}: the state after {} is another than that of the same commands",
-            told.entry
-        );
-        Ok(())
-    }
-
-    /// A caller submits a write, which gets the returned number.
-    pub(super) fn submitted(&mut self) -> u64 {
-        self.writes.push(Write {
-            after: self.acknowledged,
-            applied: None,
-            outcome: Outcome::Open,
-            told: None,
-            response: None,
-        });
-        self.writes.len() as u64 - 1
-    }
-
-    fn decide(&mut self, write: u64, outcome: Outcome) -> Result<&mut Write<Response<W>>, Broken> {
-        let state = &mut self.writes[write as usize];
-        keep!(
-            state.outcome == Outcome::Open,
-            "write {write} is {outcome:?} after it was {:?}",
-            state.outcome
-        );
-        state.outcome = outcome;
-        Ok(state)
-    }
-
-    /// A caller was told that its write was applied there, and what that answered.
-    pub(super) fn acknowledged(
-        &mut self,
-        write: u64,
-        entry: Option<EntryId>,
-        response: &Response<W>,
-    ) -> Result<(), Broken> {
-        let state = self.decide(write, Outcome::Acknowledged)?;
-        let Some(applied) = state.applied else {
-            return Err(Broken::new(format!("write {write} was acknowledged and not applied")));
-        };
-        keep!(
-            entry.is_none_or(|entry| entry == applied),
-            "write {write} was acknowledged at {} and is at {applied}",
-            place(entry)
-        );
-        let right = state.response.take();
-        keep!(
-            right.as_ref() == Some(response),
-            "write {write} at {applied} was answered with {response:?} and not with {right:?}"
-        );
-        self.acknowledged = self.acknowledged.max(applied.index);
-        Ok(())
-    }
-
-    /// A caller was told that its write never happened and never will.
-    pub(super) fn refused(&mut self, write: u64) -> Result<(), Broken> {
-        let state = self.decide(write, Outcome::Refused)?;
-        let applied = state.applied;
-        keep!(applied.is_none(), "write {write} was refused and applied at {}", place(applied));
-        Ok(())
-    }
-
-    /// A caller was told that nobody knows whether its write will be applied; if so, then there.
-    pub(super) fn unknown(&mut self, write: u64, entry: Option<EntryId>) -> Result<(), Broken> {
-        let state = self.decide(write, Outcome::Unknown)?;
-        state.told = entry;
-        let applied = state.applied;
-        keep!(
-            applied.is_none() || entry.is_none() || applied == entry,
-            "write {write} was applied at {}, and its caller was told {}",
-            place(applied),
-            place(entry)
-        );
-        Ok(())
-    }
-
-    /// What a read that begins now must see.
-    pub(super) fn floor(&self) -> LogIndex {
-        self.acknowledged
-    }
-
-    /// A reader sees the state of a node; `after` is what it must see. With `counts`, whoever begins after
-    /// it must see as much.
-    pub(super) fn read(
-        &mut self,
-        node: usize,
-        id: NodeId,
-        after: LogIndex,
-        digest: u64,
-        counts: bool,
-    ) -> Result<(), Broken> {
-        let last = self.lines[node].checked_sub(1).map(|last| self.ledger[last].entry.index);
-        let last = last.unwrap_or(LogIndex::ZERO);
-        // What was acknowledged are commands, and so is what is counted here.
-        keep!(
-            after <= last,
-            "a read on node {id} shows {last}, and {after} was known before it began"
-        );
-        self.check_state(node, id, digest)?;
-        if counts {
-            self.acknowledged = self.acknowledged.max(last);
-        }
-        Ok(())
-    }
-
-    /// How many writes were submitted.
-    pub(super) fn writes(&self) -> u64 {
-        self.writes.len() as u64
-    }
-
-    /// The latest write that was applied anywhere.
-    pub(super) fn last_applied_write(&self) -> Option<u64> {
-        self.last_applied_write
-    }
-
     /// Terms that had a leader.
     pub(super) fn leaders(&self) -> u64 {
         self.leaders.len() as u64
-    }
-
-    /// Commands that were applied.
-    pub(super) fn entries(&self) -> u64 {
-        self.ledger.len() as u64
     }
 
     /// The last entry that is committed.
     pub(super) fn committed(&self) -> LogIndex {
         LogIndex(self.committed.len() as u64)
     }
-
-    /// Everything has healed, and every node named has applied everything: is it all there?
-    pub(super) fn finish(&self, nodes: impl Iterator<Item = usize>) -> Result<(), Broken> {
-        for (write, state) in self.writes.iter().enumerate() {
-            keep!(
-                state.outcome != Outcome::Acknowledged || state.applied.is_some(),
-                "write {write} was acknowledged and is lost"
-            );
-            keep!(state.outcome != Outcome::Open, "write {write} was never answered");
-        }
-        for node in nodes {
-            let (lines, all) = (self.lines[node], self.ledger.len());
-            keep!(lines == all, "node {} has {lines} of {all} commands", node + 1);
-        }
-        Ok(())
-    }
-}
-
-/// Where something is, if it is anywhere.
-fn place(entry: Option<EntryId>) -> String {
-    entry.map_or_else(|| "no place".to_owned(), |entry| entry.to_string())
 }
 
 /// Terms grow, and a vote stays for its term (Raft §5.2).
@@ -719,9 +474,4 @@ fn check_hard_state(id: NodeId, was: HardState, is: HardState) -> Result<(), Bro
         "node {id} went from {was:?} to {is:?}"
     );
     Ok(())
-}
-
-/// Where the nodes' machines say what they apply.
-pub(super) fn lines(known: &Arc<AtomicU64>) -> Lines {
-    Lines::sharing(known)
 }

@@ -8,8 +8,8 @@
 //! A run has three parts: *faults* everywhere; then they *end for a majority*, which must get on although they
 //! go on elsewhere; then *everything heals*, and all that was promised must be there.
 //!
-//! After every step of a node the [`Witness`] looks at what the step has changed, and the run ends with the
-//! first promise that was broken.
+//! After every step of a node the [`Witness`] and the [`Outcomes`] look at what the step has changed, and the
+//! run ends with the first promise that was broken.
 
 use std::any::Any;
 use std::fmt;
@@ -24,18 +24,18 @@ use super::clients::Client;
 use super::machine::{Machine, NEVER, Outbox};
 use super::network::{Arrival, Network, index};
 use super::options::Options;
+use super::outcomes::Outcomes;
 use super::report::Report;
 use super::trace::Trace;
 use super::trouble::Trouble;
-use super::witness::{self, Broken, Witness};
-use super::workload::{Line, Workload};
+use super::witness::{Broken, Witness};
+use super::workload::{Line, Lines, Workload};
 use crate::clock::Time;
-use crate::config::{Config, ElectionPriority};
-use crate::error::{StartError, StopCause};
+use crate::config::ElectionPriority;
 use crate::message::Envelope;
 use crate::node::simulated::{APPLY, CORE, LOOP_NAMES, WAL};
 use crate::state_machine::StateMachine;
-use crate::types::{EntryId, HardState, NodeId, Role};
+use crate::types::{NodeId, Role};
 
 /// How long a majority without faults may take to get a write through, and a cluster in peace to settle:
 /// hundreds of election timeouts.
@@ -69,20 +69,21 @@ pub struct World<W: Workload> {
     pub(super) dice: Dice,
     pub(super) machines: Vec<Machine<W>>,
     pub(super) network: Network,
-    outbox: Outbox,
+    pub(super) outbox: Outbox,
     pub(super) clients: Vec<Client<W>>,
     /// When the next client does something by itself.
     pub(super) next_client: Time,
-    pub(super) witness: Witness<W>,
+    pub(super) witness: Witness,
+    pub(super) outcomes: Outcomes<W>,
     pub(super) report: Report,
     pub(super) trace: Trace,
     /// How eager each node is to lead.
-    priorities: Vec<ElectionPriority>,
+    pub(super) priorities: Vec<ElectionPriority>,
     /// After how many events the next trouble happens.
     next_trouble: u64,
     pub(super) phase: Phase,
     /// Machines that no trouble reaches, as bits.
-    calm: u64,
+    pub(super) calm: u64,
     /// Buffers that are used again.
     sent: Vec<Envelope>,
     lines: Vec<Line>,
@@ -133,7 +134,7 @@ impl<W: Workload> World<W> {
         let mut machine = |id| {
             let (disk, ahead) = (rng.u64(..), Duration::from_millis(rng.u64(..10_000)));
             let gain = rng.i64(-skew..=skew) * 1024 / 1000;
-            Machine::new(NodeId(id), disk, ahead, gain, witness::lines(&known))
+            Machine::new(NodeId(id), disk, ahead, gain, Lines::sharing(&known))
         };
         let machines = (1..=options.nodes).map(&mut machine).collect();
         let priorities = [ElectionPriority::High, ElectionPriority::Normal, ElectionPriority::Low];
@@ -151,7 +152,8 @@ impl<W: Workload> World<W> {
             outbox: Outbox::default(),
             clients: (0..options.clients).map(|_| Client::default()).collect(),
             next_client: Time(0),
-            witness: Witness::new(nodes, workload.machine(), Arc::clone(&known)),
+            witness: Witness::new(nodes),
+            outcomes: Outcomes::new(nodes, workload.machine(), Arc::clone(&known)),
             report,
             trace: Trace::keeping(keep),
             priorities,
@@ -178,7 +180,7 @@ impl<W: Workload> World<W> {
         let report = &mut self.report;
         report.time = Duration::from_nanos(self.now.0);
         report.leaders = self.witness.leaders();
-        report.commands = self.witness.entries();
+        report.commands = self.outcomes.entries();
         report.trace = self.trace.number();
         let text = self.trace.text();
         let outcome = outcome.map_err(|broken| broken.at(self.report.events));
@@ -192,9 +194,9 @@ impl<W: Workload> World<W> {
         }
         self.heal_majority();
         for _ in 0..MAJORITY_ROUNDS {
-            let written = self.witness.writes();
+            let written = self.outcomes.writes();
             self.run_until("a majority without faults gets no write through", |world| {
-                world.witness.last_applied_write().is_some_and(|write| write >= written)
+                world.outcomes.last_applied_write().is_some_and(|write| write >= written)
             })?;
             let until = self.report.events + self.options.steps / 50;
             self.run_until("events", |world| world.report.events >= until)?;
@@ -291,64 +293,6 @@ impl<W: Workload> World<W> {
         Ok(())
     }
 
-    /// Starts a node that is down. A start that fails for a reason that is known leaves it down.
-    pub(super) fn start(&mut self, at: usize) -> Result<(), Broken> {
-        let machine = &mut self.machines[at];
-        let state = match &machine.state {
-            Some(crashed) => self.workload.survivor(crashed),
-            None => self.workload.machine(),
-        };
-        let members = (1..=self.options.nodes).map(NodeId);
-        let election_priority = self.priorities[at];
-        let config = Config { election_priority, ..self.options.config.clone() };
-        let on_core = self.options.apply_on_core;
-        let must_have = std::mem::take(&mut machine.must_have);
-        let started = machine.start(self.now, &self.outbox, members, config, on_core, state);
-        self.trace.note(self.now, [1, at as u64, u64::from(started.is_ok())], || {
-            format!("node {} starts: {:?}", at + 1, started.as_ref().map_err(ToString::to_string))
-        });
-        let id = machine.id;
-        match started {
-            Ok(()) => {}
-            Err(StartError::Storage(error)) if machine.excuses.any() => {
-                self.report.failed_starts += 1;
-                // A power cut is over when the power is gone; a rotten disk stays what it is.
-                if machine.excuses.failing {
-                    machine.must_have = must_have;
-                    let until = self.now.after(Duration::from_millis(100));
-                    self.machines[at].down_until = until;
-                    return self.take_down(at, true);
-                }
-                log::debug!("node={id} stays down error={error}");
-                machine.is_lost = true;
-                machine.wakes_at = NEVER;
-                self.report.lost_nodes += 1;
-                return Ok(());
-            }
-            Err(error) => {
-                return Err(Broken::new(format!("node {id} does not start again: {error}")));
-            }
-        }
-        self.report.starts += 1;
-        let machine = &self.machines[at];
-        let Some(node) = &machine.node else { return Ok(()) };
-        let (entry, hard_state) = must_have;
-        if !machine.durable.holds(entry) {
-            return Err(Broken::new(format!("node {id} had {entry} on its disk and lost it")));
-        }
-        let stored = machine.durable.hard_state;
-        if stored.term < hard_state.term
-            || stored.term == hard_state.term
-                && hard_state.voted_for.is_some()
-                && stored.voted_for != hard_state.voted_for
-        {
-            return Err(Broken::new(format!(
-                "node {id} had {hard_state:?} on its disk and found {stored:?}"
-            )));
-        }
-        self.witness.started(at, node.core(), node.applied(), &machine.durable, &self.machines)
-    }
-
     fn run_loop(&mut self, at: usize, which: usize) -> Result<(), Broken> {
         self.machines[at].step(which, self.now);
         self.trace.note(self.now, [2, at as u64, which as u64], || {
@@ -389,60 +333,6 @@ impl<W: Workload> World<W> {
         Ok(())
     }
 
-    /// A node has stopped by itself.
-    fn stopped(&mut self, at: usize, cause: &StopCause) -> Result<(), Broken> {
-        let id = self.machines[at].id;
-        match cause {
-            // A node that is being shut down names that as its cause, whatever ends it.
-            StopCause::Storage(_) | StopCause::Shutdown if self.machines[at].excuses.any() => {
-                self.report.failures += 1;
-                self.trace.note(self.now, [3, at as u64], || format!("node {id} stops: {cause}"));
-                let down = self.dice.troubles.u64(..500);
-                self.machines[at].down_until = self.now.after(Duration::from_millis(down));
-                self.take_down(at, false)
-            }
-            _ => Err(Broken::new(format!("node {id} stopped by itself: {cause}"))),
-        }
-    }
-
-    /// A node has ended in an orderly way: nobody waits for anything, and the disk has everything.
-    fn ended(&mut self, at: usize) -> Result<(), Broken> {
-        let machine = &self.machines[at];
-        if let Some(node) = &machine.node {
-            let (id, last) = (machine.id, node.core().last());
-            if machine.durable.last() != last {
-                let durable = machine.durable.last();
-                return Err(Broken::new(format!(
-                    "node {id} ends at {last} with {durable} on disk"
-                )));
-            }
-        }
-        self.trace.note(self.now, [9, at as u64], || format!("node {} has ended", at + 1));
-        self.machines[at].down_until = self.now.after(Duration::from_millis(100));
-        self.take_down(at, false)
-    }
-
-    /// Ends a node at once. Its disk loses what was not flushed if the power goes, or if dice say so.
-    pub(super) fn take_down(&mut self, at: usize, power: bool) -> Result<(), Broken> {
-        let machine = &mut self.machines[at];
-        if let Some(node) = &machine.node {
-            self.report.crashes += 1;
-            machine.must_have =
-                (machine.durable.agrees_to(node.core()), machine.durable.hard_state);
-            machine.state = Some(node.look(|state| self.workload.survivor(&state.machine)));
-        }
-        machine.crash();
-        let power = power || machine.excuses.power || self.dice.troubles.bool();
-        machine.excuses.power = false;
-        if power {
-            machine.disk.crash();
-        } else {
-            machine.disk.kill();
-        }
-        self.outbox.lock().clear();
-        self.hear_answers(at)
-    }
-
     /// What waits at a node is within its limits.
     fn check_bounds(&mut self, at: usize) -> Result<(), Broken> {
         let config = &self.options.config;
@@ -458,6 +348,12 @@ impl<W: Workload> World<W> {
         let is_within = pending <= config.max_pending_proposals
             && unapplied <= most
             && inflights <= config.max_inflight_appends;
+        if node.readers_wait() && node.core().leader().is_none() {
+            let id = machine.id;
+            return Err(Broken::new(format!(
+                "node {id}: readers wait, and there is nobody to ask"
+            )));
+        }
         if is_within {
             return Ok(());
         }
@@ -475,11 +371,11 @@ impl<W: Workload> World<W> {
         if self.lines.is_empty() {
             return Ok(());
         }
-        self.witness.applied(at, machine.id, &mut self.lines, &mut self.workload)?;
+        self.outcomes.applied(at, machine.id, &mut self.lines, &mut self.workload)?;
         if let Some(node) = &machine.node {
             let (digest, kept) = node
                 .look(|state| (self.workload.digest(&state.machine), state.machine.last_applied()));
-            self.witness.check_state(at, machine.id, digest)?;
+            self.outcomes.check_state(at, machine.id, digest)?;
             // What a machine keeps must not be ahead of its node's disk, or the two part in a crash.
             if let Some(kept) = kept
                 && !machine.durable.holds(kept)
@@ -574,39 +470,6 @@ impl<W: Workload> World<W> {
         };
     }
 
-    /// Ends the faults for a majority of those whose disks are sound.
-    fn heal_majority(&mut self) {
-        let mut sound: Vec<usize> =
-            (0..self.machines.len()).filter(|&at| !self.machines[at].excuses.rotten).collect();
-        self.dice.troubles.shuffle(&mut sound);
-        sound.truncate(self.machines.len() / 2 + 1);
-        self.trace.note(self.now, [5, sound.len() as u64], || format!("healed: {sound:?} from 0"));
-        self.phase = Phase::MajorityHealed;
-        self.heal(&sound);
-    }
-
-    /// Ends all faults.
-    fn heal_all(&mut self) {
-        self.trace.note(self.now, [6], || "everything has healed".to_owned());
-        self.phase = Phase::AllHealed;
-        let all: Vec<usize> = (0..self.machines.len()).collect();
-        self.heal(&all);
-    }
-
-    fn heal(&mut self, machines: &[usize]) {
-        for &at in machines {
-            self.calm |= 1 << at;
-            let machine = &mut self.machines[at];
-            machine.disk.clear_faults();
-            machine.excuses.failing = false;
-            machine.excuses.power = false;
-            machine.down_until = self.now;
-            machine.release_all();
-        }
-        let calm = self.calm;
-        self.network.heal(|from, to| calm >> from & calm >> to & 1 == 1);
-    }
-
     /// Runs until `done`, which must be so in bounded time.
     fn run_until(&mut self, what: &str, done: impl Fn(&Self) -> bool) -> Result<(), Broken> {
         let (until, last) = (self.now.after(PATIENCE), self.report.events + MAX_SETTLING);
@@ -643,11 +506,11 @@ impl<W: Workload> World<W> {
                     return Err(Broken::new(format!("node {id}: not all room has come back")));
                 }
                 let digest = node.look(|state| self.workload.digest(&state.machine));
-                self.witness.check_state(at, machine.id, digest)?;
+                self.outcomes.check_state(at, machine.id, digest)?;
             }
         }
         let machines = self.machines.iter().enumerate();
-        self.witness.finish(machines.filter(|(_, m)| !m.is_lost).map(|(at, _)| at))
+        self.outcomes.finish(machines.filter(|(_, m)| !m.is_lost).map(|(at, _)| at))
     }
 
     /// A node that leads, as far as it knows.
@@ -657,9 +520,6 @@ impl<W: Workload> World<W> {
         })
     }
 }
-
-/// What a disk must still hold after a crash: an entry, with all before it, and term and vote.
-pub(super) type MustHave = (EntryId, HardState);
 
 fn panic_message(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(ToString::to_string);

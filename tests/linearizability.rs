@@ -257,7 +257,7 @@ fn nemesis(
 }
 
 fn write_and_flush(file: &mut File) {
-    file.write_all(&[1; 1 << 18]).expect("room");
+    file.write_all(&vec![1; 1 << 18]).expect("room");
     file.sync_all().expect("flushed");
 }
 

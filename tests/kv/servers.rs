@@ -1,5 +1,7 @@
 //! Clusters of `examples/kv.rs`, each node a process that dies with the test, and ways to talk to them.
 
+#![allow(dead_code, reason = "each test uses its own part")]
+
 use std::collections::BTreeMap;
 use std::env;
 use std::fs::{self, File};

@@ -3,6 +3,7 @@
 #
 #   tests/plants/run.sh            all of them
 #   tests/plants/run.sh no-flush   these
+#   tests/plants/run.sh --check    none: only looks whether all of them apply
 #
 # A plant is a patch whose head says what it breaks (What:), whose bug it was (Seen:), and which tests are
 # asked, in this order, until one is red (Test:, arguments of `cargo test`). A plant that survives all of
@@ -11,6 +12,13 @@
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
+if [[ "${1:-}" == --check ]]; then
+    cd "$(git rev-parse --show-toplevel)"
+    for patch in tests/plants/*.patch; do
+        git apply --recount --check "$patch" || { echo "does not apply: $patch"; exit 1; }
+    done
+    exit 0
+fi
 root="$(git rev-parse --show-toplevel)"
 copy="$(mktemp -d)"
 trap 'git -C "$root" worktree remove --force "$copy/source" >/dev/null 2>&1; rm -rf "$copy"' EXIT

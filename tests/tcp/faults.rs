@@ -9,29 +9,30 @@ use crate::journal::{Journal, until};
 use crate::proxy::Rules;
 use crate::rig::{Kind, Texts, Trio, link, outgoing_error};
 
-/// This end has noticed, or the other has and closed the connection.
-fn is_given_up(error: &LinkError) -> bool {
-    matches!(error, LinkError::Silent(_) | LinkError::Closed)
+/// Elections that a busy machine alone does not bring about: these tests say that there are none.
+fn calm() -> Config {
+    Config { heartbeat_ticks: 6, election_ticks: 60, ..Config::small() }
 }
 
-/// One follower's link misbehaves so that its connections must be given up; the other two go on.
+/// One follower's link misbehaves so that its connections must be given up, and no new ones are to be had;
+/// the other two nodes go on.
 fn others_go_on(rules: Rules) {
-    let trio = Trio::<Journal>::behind_proxies(Kind::Plain, Config::small());
+    let trio = Trio::<Journal>::behind_proxies(Kind::Plain, calm());
     let (mut next, mut applied) = (0, Vec::new());
     applied.extend(trio.write(&mut next, 10));
     let (bad, leader) = (trio.follower(), trio.leader());
+    until(|| link(&leader, bad).outgoing.connected);
+    let before = link(&leader, bad).outgoing.connections;
     let term = leader.status().term;
-    let before = link(&leader, bad);
     trio.proxy(bad).set(rules);
-    // Nobody but the leader sends anything of weight; the follower itself is heard.
     until(|| {
         applied.extend(trio.write(&mut next, 20));
-        link(&leader, bad).outgoing.last_error.as_ref().is_some_and(is_given_up)
+        !link(&leader, bad).outgoing.connected
     });
     assert_eq!(leader.status().term, term, "the leader lost its majority");
     trio.proxy(bad).heal();
     until(|| link(&leader, bad).outgoing.connected);
-    assert!(link(&leader, bad).outgoing.connections > before.outgoing.connections);
+    assert!(link(&leader, bad).outgoing.connections > before);
     applied.extend(trio.write(&mut next, 10));
     trio.holds_once(&applied);
 }
@@ -53,7 +54,7 @@ fn a_connection_whose_answers_are_lost_is_found_and_replaced() {
 
 #[test]
 fn a_node_that_hears_nobody_and_is_heard_disturbs_nobody() {
-    let trio = Trio::<Journal>::behind_proxies(Kind::Plain, Config::small());
+    let trio = Trio::<Journal>::behind_proxies(Kind::Plain, calm());
     let (mut next, mut applied) = (0, trio.write(&mut 0, 10));
     next += 10;
     let (deaf, leader) = (trio.follower(), trio.leader());
@@ -74,7 +75,7 @@ fn a_node_that_hears_nobody_and_is_heard_disturbs_nobody() {
 
 #[test]
 fn a_link_between_two_nodes_alone_may_be_cut() {
-    let trio = Trio::<Journal>::behind_proxies(Kind::Plain, Config::small());
+    let trio = Trio::<Journal>::behind_proxies(Kind::Plain, calm());
     let (mut next, mut applied) = (0, trio.write(&mut 0, 10));
     next += 10;
     let leader = trio.leader().id();

@@ -1,8 +1,12 @@
 //! Nodes that do not belong together say so, each to its own `status`.
 
+use std::io::ErrorKind::ConnectionReset;
+use std::io::Read;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use oarlock::transport::LinkError;
+use oarlock::transport::tcp::frame;
 use oarlock::transport::tcp::greeting::{Greeting, Refusal};
 use oarlock::{BootCount, Config, Incarnation, Node, NodeId};
 
@@ -144,7 +148,15 @@ fn a_newer_connection_of_the_same_node_takes_the_place_of_the_older() {
     assert_eq!(ours.outcome(&older.greet(&ours), None), Ok(0));
     let mut newer = Raw::connect(trio.listens_at(1));
     assert_eq!(ours.outcome(&newer.greet(&ours), None), Ok(0));
-    older.is_closed();
+    // It is well, but for the newer one.
+    let mut ping = Vec::new();
+    frame::encode_ping(1, &mut ping);
+    older.stream.set_read_timeout(Some(Duration::from_millis(10))).expect("a socket");
+    until(|| {
+        older.send(&ping);
+        matches!(older.stream.read(&mut [0; 64]), Ok(0))
+            || older.stream.peek(&mut [0; 1]).is_err_and(|error| error.kind() == ConnectionReset)
+    });
     incoming_error(trio.node(1), 3, |error| *error == LinkError::Replaced);
     until(|| link(trio.node(1), 3).incoming.connected);
 }

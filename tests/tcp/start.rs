@@ -1,9 +1,14 @@
 //! Starting and stopping: ports, addresses, threads.
 
+use std::io;
 use std::net::{Ipv6Addr, TcpListener};
 use std::sync::Mutex;
+use std::time::Duration;
 
-use oarlock::{Config, Node, NodeBuilder, StartError};
+use crossbeam_channel::bounded;
+use oarlock::message::Envelope;
+use oarlock::transport::{Dropped, Inbound, Transport};
+use oarlock::{Config, Node, NodeBuilder, NodeId, StartError};
 
 use crate::certificates::Authority;
 use crate::journal::{Journal, PATIENCE, until};
@@ -67,26 +72,40 @@ fn a_stopped_node_gives_its_port_and_threads_back() {
     }
 }
 
-#[test]
-fn a_panic_stops_the_node_and_frees_its_port() {
-    struct Fragile;
-    impl oarlock::transport::Transport for Fragile {
-        fn start(&mut self, inbound: oarlock::transport::Inbound) -> std::io::Result<()> {
-            inbound.spawn("frag", None, || panic!("on purpose"))
-        }
+/// A transport that carries nothing, and does this on a thread of its own.
+struct Threaded<F>(Option<F>);
 
-        fn send(
-            &mut self,
-            _: oarlock::message::Envelope,
-        ) -> Result<(), oarlock::transport::Dropped> {
-            Err(oarlock::transport::Dropped)
-        }
+impl<F: FnOnce() + Send + 'static> Transport for Threaded<F> {
+    fn start(&mut self, inbound: Inbound) -> io::Result<()> {
+        inbound.spawn("own", Some(NodeId(2)), self.0.take().expect("started once"))
     }
-    let node = node(1, "127.0.0.1:0", &[(1, "127.0.0.1:9")]).transport(Fragile).start();
-    let node = node.expect("starts");
+
+    fn send(&mut self, _: Envelope) -> Result<(), Dropped> {
+        Err(Dropped)
+    }
+}
+
+fn threaded(work: impl FnOnce() + Send + 'static) -> Node<Journal> {
+    let builder = node(1, "127.0.0.1:0", &[(1, "127.0.0.1:9"), (2, "127.0.0.1:9")]);
+    builder.transport(Threaded(Some(work))).start().expect("starts")
+}
+
+#[test]
+fn a_panic_on_a_thread_of_the_transport_stops_the_node() {
+    let node = threaded(|| panic!("on purpose"));
     until(|| node.status().stopped.is_some());
     let cause = node.status().stopped.expect("just seen").to_string();
-    assert!(cause.contains("n1-frag") && cause.contains("on purpose"), "{cause}");
+    assert!(cause.contains("n1-own2") && cause.contains("on purpose"), "{cause}");
+}
+
+#[test]
+fn a_shutdown_waits_for_the_threads_of_the_transport_and_names_them() {
+    let (end, ended) = bounded::<()>(0);
+    let node = threaded(move || assert!(ended.recv().is_err()));
+    let error = node.shutdown(Duration::from_secs(1)).expect_err("one thread goes on");
+    assert_eq!(error.threads, ["n1-own2"]);
+    drop(end);
+    node.shutdown(PATIENCE).expect("stops");
 }
 
 #[cfg(target_os = "linux")]
@@ -131,8 +150,8 @@ fn nodes_meet_over_ipv6() {
 }
 
 #[test]
-fn a_name_that_means_several_addresses_is_tried_at_all_of_them() {
-    // On most machines `localhost` is ::1 as well as 127.0.0.1, and only one of them is listened on.
+fn members_may_have_names_for_addresses() {
+    // On many machines `localhost` is ::1 as well as 127.0.0.1, and only one of them is listened on.
     let free = || TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
     let ports = [1, 2].map(|id| (id, format!("localhost:{}", free().expect("a port").port())));
     let members: Vec<(u64, &str)> = ports.iter().map(|(id, at)| (*id, &at[..])).collect();

@@ -101,7 +101,9 @@ fn a_machine_that_keeps_its_state_gets_nothing_that_took_the_place_of_what_the_d
             inbound.deliver(envelope).expect("room");
         }
         for _ in 0..10 {
-            loops.iter().for_each(|&which| node.step(which, now));
+            for &which in loops {
+                node.step(which, now);
+            }
         }
         node.look(|keeper| keeper.0)
     };

@@ -33,21 +33,33 @@ pub(super) fn dial(net: &Net, link: &Link, sleeper: &mut Sleeper) -> Result<Wire
         error: error.to_string(),
     };
     let addresses = link.address.to_socket_addrs().map_err(unresolved)?;
-    let mut why = None;
-    for address in addresses {
+    first_that_works(addresses, |address| {
         if net.is_stopping() {
             return Err(LinkError::Stopped);
         }
-        match connect(net, address, sleeper).and_then(|stream| greet(net, link, stream, sleeper)) {
-            Ok(wire) => return Ok(wire),
-            Err(error) => {
-                if !matches!(why, Some(LinkError::Refused(_))) {
-                    why = Some(error);
-                }
-            }
+        greet(net, link, connect(net, address, sleeper)?, sleeper)
+    })
+    .map_err(|error| {
+        error.unwrap_or_else(|| unresolved(io::Error::other("the name has no address")))
+    })
+}
+
+/// What becomes of the first address with which something becomes of it; otherwise a refusal if there was
+/// one, or the last error.
+fn first_that_works<T>(
+    addresses: impl Iterator<Item = SocketAddr>,
+    mut attempt: impl FnMut(SocketAddr) -> Result<T, LinkError>,
+) -> Result<T, Option<LinkError>> {
+    let mut why = None;
+    for address in addresses {
+        match attempt(address) {
+            Ok(done) => return Ok(done),
+            // That there is a node, and what it has against this one, says more than silence elsewhere.
+            Err(_) if matches!(why, Some(LinkError::Refused(_))) => {}
+            Err(error) => why = Some(error),
         }
     }
-    Err(why.unwrap_or_else(|| unresolved(io::Error::other("the name has no address"))))
+    Err(why)
 }
 
 fn connect(net: &Net, address: SocketAddr, sleeper: &mut Sleeper) -> Result<TcpStream, LinkError> {
@@ -120,5 +132,36 @@ fn greet(
         let mut fds = vec![exchange.poll_fd()];
         let waited = sleeper.wait(&mut fds, until, || net.is_stopping());
         waited.map_err(|error| link_error(&error))?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::transport::tcp::greeting::Refusal;
+    use crate::types::NodeId;
+
+    #[test]
+    fn all_addresses_are_tried_until_one_works_and_a_refusal_is_told_rather_than_silence() {
+        let addresses = || (1..=3).map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+        let mut tried = Vec::new();
+        let mut attempt = |works: u16, refuses: u16| {
+            tried.clear();
+            let result = first_that_works(addresses(), |address| {
+                tried.push(address.port());
+                match address.port() {
+                    port if port == works => Ok(port),
+                    port if port == refuses => Err(LinkError::Refused(Refusal::OwnId(NodeId(1)))),
+                    _ => Err(LinkError::Closed),
+                }
+            });
+            (result, tried.len())
+        };
+        assert_eq!(attempt(3, 1), (Ok(3), 3));
+        assert_eq!(attempt(2, 1), (Ok(2), 2));
+        let refused = LinkError::Refused(Refusal::OwnId(NodeId(1)));
+        assert_eq!(attempt(9, 2), (Err(Some(refused)), 3));
+        assert_eq!(attempt(9, 9), (Err(Some(LinkError::Closed)), 3));
+        assert_eq!(first_that_works(std::iter::empty(), |_| Ok(())), Err(None));
     }
 }

@@ -44,7 +44,9 @@ pub struct Config {
     /// How long [`Node::read`](crate::Node::read) waits.
     pub read_timeout: Duration,
     /// Whether proposals and linearizable reads that are made on a follower go to the leader. Without this
-    /// they are refused, and the error names the leader.
+    /// they are refused, and the error names the leader. A leader takes no more at once than half of one of its
+    /// own segments holds, and what exceeds that it refuses without an answer: give all nodes the same
+    /// `segment_bytes` and `max_batch_bytes`.
     pub forward: bool,
     /// The largest encoded command, in bytes.
     pub max_entry_bytes: usize,

@@ -179,7 +179,7 @@ fn a_record_keeps_its_origin_its_time_and_its_kind() {
     let wanted = RecordHeader {
         id: EntryId::new(Term(5), LogIndex(1)),
         time: 99,
-        kind: EntryKind::Noop,
+        kind: EntryKind::Command,
         origin: Some(origin),
     };
     rig.log().append(&wanted, b"abc");

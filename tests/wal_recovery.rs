@@ -257,9 +257,14 @@ fn a_misdirected_block_is_noticed() {
     assert_eq!(error.offset, Some(starts[3] as u64));
 }
 
-/// Gives the batch at `at` good checksums again. That of a mark begins with one over the incarnation, which
-/// the segment's header names.
-fn mend(bytes: &mut [u8], at: usize) {
+/// What the checksums of the directory's marks begin with.
+fn secret(disk: &SimDisk) -> [u8; 8] {
+    let identity = disk.live_bytes(&Path::new(DIR).join("identity")).expect("an identity");
+    *identity[88..].first_chunk().expect("eight bytes")
+}
+
+/// Gives the batch at `at` good checksums again.
+fn mend(bytes: &mut [u8], at: usize, secret: [u8; 8]) {
     let u32_at = |bytes: &[u8], at: usize| {
         u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
     };
@@ -274,7 +279,7 @@ fn mend(bytes: &mut [u8], at: usize) {
         offset += whole;
     }
     bytes[at + 52..at + 56].copy_from_slice(&digest.to_le_bytes());
-    let crc = crc32c::crc32c_append(crc32c::crc32c(&bytes[24..40]), &bytes[at + 4..at + MARK]);
+    let crc = crc32c::crc32c_append(crc32c::crc32c(&secret), &bytes[at + 4..at + MARK]);
     bytes[at..at + 4].copy_from_slice(&crc.to_le_bytes());
 }
 
@@ -282,15 +287,16 @@ fn mend(bytes: &mut [u8], at: usize) {
 fn a_lower_index_without_a_truncation_is_damage_wherever_it_stands() {
     let (rig, starts) = five(false);
     let disk = rig.kill();
+    let secret = secret(&disk);
     let untouched = Arc::new((*disk).clone());
-    untouched.rot(&segment(1), |bytes| mend(bytes, starts[4]));
+    untouched.rot(&segment(1), |bytes| mend(bytes, starts[4], secret));
     assert_eq!(Rig::on(untouched).entries().len(), 5, "mending changes nothing that is good");
     for index in [1_u64, 4, 6] {
         let disk = Arc::new((*disk).clone());
         disk.rot(&segment(1), |bytes| {
             let record = starts[4] + MARK;
             bytes[record + 8..record + 16].copy_from_slice(&index.to_le_bytes());
-            mend(bytes, starts[4]);
+            mend(bytes, starts[4], secret);
         });
         let error = damaged(&disk);
         assert_eq!(error.offset, Some((starts[4] + MARK) as u64), "index {index}");
@@ -301,6 +307,7 @@ fn a_lower_index_without_a_truncation_is_damage_wherever_it_stands() {
 fn a_lower_term_and_a_batch_that_follows_another_entry_or_mark_are_damage() {
     let (rig, starts) = five(false);
     let disk = rig.kill();
+    let secret = secret(&disk);
     let other_mark = 1 << 32 | starts[2] as u64;
     let changes: [(usize, u64); 4] = [(MARK + 16, 0), (64, 3), (56, 2), (24, other_mark)];
     for (offset, value) in changes {
@@ -308,7 +315,7 @@ fn a_lower_term_and_a_batch_that_follows_another_entry_or_mark_are_damage() {
         disk.rot(&segment(1), |bytes| {
             let at = starts[4] + offset;
             bytes[at..at + 8].copy_from_slice(&value.to_le_bytes());
-            mend(bytes, starts[4]);
+            mend(bytes, starts[4], secret);
         });
         damaged(&disk);
     }
@@ -397,6 +404,7 @@ fn every_segment_with_bytes_behind_the_last_durable_position_is_made_durable() {
     rig.roll(1);
     let entries = rig.entries();
     let disk = rig.kill();
+    let secret = secret(&disk);
     let first = disk.live_bytes(&segment(1)).expect("a segment");
     let starts = batches(&first);
     let cut = starts[starts.len() - 4];
@@ -404,7 +412,7 @@ fn every_segment_with_bytes_behind_the_last_durable_position_is_made_durable() {
         let starts = batches(bytes);
         for &at in starts[..starts.len() - 1].iter().filter(|&&at| at >= from) {
             bytes[at + 32..at + 40].copy_from_slice(&(1 << 32 | cut as u64).to_le_bytes());
-            mend(bytes, at);
+            mend(bytes, at, secret);
         }
     };
     disk.rot(&segment(1), |bytes| claim_less(bytes, cut));

@@ -274,19 +274,19 @@ pub(crate) const LARGE: [Bounds; 14] = {
     ] = SMALL;
     [
         Bounds { restarts: 2, ..votes },
-        Bounds { window: 2, ..elections },
+        Bounds { terms: 4, ..elections },
         Bounds { window: 2, ..pre_votes },
         Bounds { terms: 3, ..check_quorum },
         Bounds { window: 2, ..joint },
-        Bounds { terms: 3, commands: 2, ..replication },
+        Bounds { commands: 2, ..replication },
         Bounds { window: 3, ..repetition },
-        Bounds { terms: 4, ..divergence },
-        Bounds { terms: 5, window: 2, ..figure_8 },
+        Bounds { ticks: 2, ..divergence },
+        Bounds { window: 2, ..figure_8 },
         Bounds { window: 2, ..generations },
-        Bounds { commands: 2, restarts: 2, ..crashes },
-        Bounds { commands: 1, ticks: 1, ..reads },
+        Bounds { commands: 2, ..crashes },
+        Bounds { commands: 1, ..reads },
         Bounds { reads: 2, ..follower_reads },
-        Bounds { window: 2, ..forwards },
+        Bounds { commands: 1, ..forwards },
     ]
 };
 

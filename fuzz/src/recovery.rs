@@ -1,8 +1,8 @@
 //! A directory of which any file was tampered with, and a start on it.
 //!
 //! What is left is an error, and then nothing has been written, or a log whose entries were once in it, one
-//! after the other. With checksums that were made to fit anything may be in the log, and it still has to be
-//! one.
+//! after the other; all of them, if no more than one byte has changed. With checksums that were made to fit
+//! anything may be in the log, and it still has to be one.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -25,6 +25,8 @@ type Entry = (EntryId, Vec<u8>);
 struct Original {
     disk: SimDisk,
     files: Vec<PathBuf>,
+    /// What the log holds in the end, all of it known to be durable.
+    last: Vec<Entry>,
     entries: Vec<Entry>,
 }
 
@@ -52,13 +54,14 @@ fn original() -> &'static Original {
         }
         rig.commit();
         rig.cover();
-        entries.extend(rig.entries());
+        let last = rig.entries();
+        entries.extend(last.clone());
         let dir = Path::new(DIR);
         let mut files: Vec<PathBuf> =
             rig.files().iter().map(|name| dir.join("log").join(name)).collect();
         files.extend(["identity", "vote"].map(|name| dir.join(name)));
         let disk = SimDisk::clone(&rig.kill());
-        Original { disk, files, entries }
+        Original { disk, files, last, entries }
     })
 }
 
@@ -71,15 +74,19 @@ pub fn run(data: &[u8]) {
     let mut bytes = Bytes::new(data);
     let disk = Arc::new(original.disk.clone());
     let is_forged = bytes.flag();
+    let mut changed = 0;
     for _ in 0..16 {
         if bytes.are_empty() {
             break;
         }
-        tamper(&disk, &original.files, is_forged, &mut bytes);
+        changed += tamper(&disk, &original.files, is_forged, &mut bytes);
     }
     let before = contents(&disk, &original.files);
     match Rig::try_on(Arc::clone(&disk)) {
-        Ok(rig) => check(&rig, original, is_forged),
+        Ok(rig) => {
+            let entries = check(&rig, original, is_forged);
+            assert!(changed > 1 || entries == original.last, "one byte, and entries are gone");
+        }
         Err(_) => assert!(
             contents(&disk, &original.files) == before,
             "a start that failed has written something"
@@ -91,7 +98,8 @@ fn contents(disk: &SimDisk, files: &[PathBuf]) -> Vec<Option<Vec<u8>>> {
     files.iter().map(|file| disk.live_bytes(file)).collect()
 }
 
-fn check(rig: &Rig, original: &Original, is_forged: bool) {
+/// The entries of the log, which is sound.
+fn check(rig: &Rig, original: &Original, is_forged: bool) -> Vec<Entry> {
     let base = rig.log_ref().base();
     let entries = match wal_rig::try_read_all(rig.log_ref()) {
         Ok(entries) => entries,
@@ -105,16 +113,20 @@ fn check(rig: &Rig, original: &Original, is_forged: bool) {
         before = entry.0;
     }
     assert_eq!(before, rig.log_ref().last(), "the log ends elsewhere than it says");
+    entries
 }
 
-fn tamper(disk: &SimDisk, files: &[PathBuf], is_forged: bool, bytes: &mut Bytes<'_>) {
+/// Returns how many bytes have changed, at most; many if that cannot be said.
+fn tamper(disk: &SimDisk, files: &[PathBuf], is_forged: bool, bytes: &mut Bytes<'_>) -> usize {
     let file = &files[bytes.byte() as usize % files.len()];
     if disk.live_bytes(file).is_none() {
-        return;
+        return 0;
     }
     let kind = bytes.below(12);
     let (at, length) = (bytes.short() as usize, bytes.short() as usize % 4096);
-    let with = bytes.take(1 + length % 16).to_vec();
+    // One byte as often as not.
+    let most = if length % 2 == 0 { 1 } else { 1 + length % 16 };
+    let with = bytes.take(most).to_vec();
     match kind {
         0..=5 => disk.rot(file, |content| overwrite(content, at, &with)),
         6 => disk.rot(file, |content| content.truncate(at)),
@@ -140,6 +152,7 @@ fn tamper(disk: &SimDisk, files: &[PathBuf], is_forged: bool, bytes: &mut Bytes<
     if is_forged && kind <= 5 && disk.live_bytes(file).is_some() {
         disk.rot(file, |content| forge(content, at));
     }
+    if kind <= 5 && !is_forged { with.len() } else { usize::from(u16::MAX) }
 }
 
 fn overwrite(content: &mut [u8], at: usize, with: &[u8]) {

@@ -9,7 +9,7 @@ use oarlock::{Member, Membership, NodeId};
 use crate::rules::Sight::{
     self, Committed, CommittedByTwoLeaders, ForwardedCommitted, Leader, LostInACrash,
     MajorityOverwritten, ReadAnswered, ReadOfALaterLeader, ReadOnAFollower, Resigned, SecondLeader,
-    Truncated, TwoLeadersAtOnce,
+    Truncated, TwoCommandsCommitted, TwoLeadersAtOnce,
 };
 
 /// How messages travel. Any of them may be lost in either case: it is then never delivered.
@@ -99,7 +99,7 @@ const THREE: Bounds = Bounds {
 };
 
 /// The bounds for every change.
-pub(crate) const SMALL: [Bounds; 13] = [
+pub(crate) const SMALL: [Bounds; 14] = [
     Bounds {
         name: "votes",
         about: "one term; disks that lag, a restart, a repeated message",
@@ -156,6 +156,20 @@ pub(crate) const SMALL: [Bounds; 13] = [
         commands: 1,
         drops: 1,
         sights: &[Truncated, CommittedByTwoLeaders],
+        ..THREE
+    },
+    Bounds {
+        name: "repetition",
+        about: "one leader, whose appends repeat and overtake each other",
+        start: Start::Led,
+        window: 2,
+        appends: true,
+        heartbeats: true,
+        terms: 1,
+        commands: 2,
+        ticks: 1,
+        drops: 1,
+        sights: &[TwoCommandsCommitted],
         ..THREE
     },
     Bounds {
@@ -241,7 +255,7 @@ pub(crate) const SMALL: [Bounds; 13] = [
 ];
 
 /// The bounds for a longer look: what `SMALL` has, and further.
-pub(crate) const LARGE: [Bounds; 13] = {
+pub(crate) const LARGE: [Bounds; 14] = {
     let [
         votes,
         elections,
@@ -249,6 +263,7 @@ pub(crate) const LARGE: [Bounds; 13] = {
         check_quorum,
         joint,
         replication,
+        repetition,
         divergence,
         figure_8,
         generations,
@@ -259,18 +274,19 @@ pub(crate) const LARGE: [Bounds; 13] = {
     ] = SMALL;
     [
         Bounds { restarts: 2, ..votes },
-        Bounds { window: 2, ..elections },
+        Bounds { terms: 4, ..elections },
         Bounds { window: 2, ..pre_votes },
         Bounds { terms: 3, ..check_quorum },
         Bounds { window: 2, ..joint },
-        Bounds { terms: 3, commands: 2, ..replication },
-        Bounds { terms: 4, ..divergence },
-        Bounds { terms: 5, window: 2, ..figure_8 },
+        Bounds { commands: 2, ..replication },
+        Bounds { window: 3, ..repetition },
+        Bounds { ticks: 2, ..divergence },
+        Bounds { window: 2, ..figure_8 },
         Bounds { window: 2, ..generations },
-        Bounds { commands: 2, restarts: 2, ..crashes },
-        Bounds { commands: 1, ticks: 1, ..reads },
+        Bounds { commands: 2, ..crashes },
+        Bounds { commands: 1, ..reads },
         Bounds { reads: 2, ..follower_reads },
-        Bounds { window: 2, ..forwards },
+        Bounds { commands: 1, ..forwards },
     ]
 };
 

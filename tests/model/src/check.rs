@@ -61,6 +61,7 @@ impl Model for Cluster {
             is_seen::<10>,
             is_seen::<11>,
             is_seen::<12>,
+            is_seen::<13>,
         ];
         let sometimes = sights
             .iter()

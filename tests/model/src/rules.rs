@@ -81,6 +81,7 @@ pub(crate) enum Sight {
     Resigned,
     Committed,
     CommittedByTwoLeaders,
+    TwoCommandsCommitted,
     Truncated,
     MajorityOverwritten,
     LostInACrash,
@@ -91,13 +92,14 @@ pub(crate) enum Sight {
 }
 
 impl Sight {
-    pub(crate) const ALL: [Self; 13] = [
+    pub(crate) const ALL: [Self; 14] = [
         Self::Leader,
         Self::SecondLeader,
         Self::TwoLeadersAtOnce,
         Self::Resigned,
         Self::Committed,
         Self::CommittedByTwoLeaders,
+        Self::TwoCommandsCommitted,
         Self::Truncated,
         Self::MajorityOverwritten,
         Self::LostInACrash,
@@ -115,6 +117,7 @@ impl Sight {
             Self::Resigned => "a leader gives up in its own term",
             Self::Committed => "an entry is committed",
             Self::CommittedByTwoLeaders => "entries of two terms are committed",
+            Self::TwoCommandsCommitted => "two commands of one leader are committed",
             Self::Truncated => "a log is cut",
             Self::MajorityOverwritten => "an entry that a majority held is cut (figure 8)",
             Self::LostInACrash => "a crash takes an entry that was not flushed",
@@ -143,6 +146,11 @@ impl Sight {
             Self::CommittedByTwoLeaders => {
                 let mut terms = onlooker.committed.iter().map(|entry| entry.id.term);
                 terms.next().is_some_and(|first| terms.any(|later| later != first))
+            }
+            // And the no-op that began the term.
+            Self::TwoCommandsCommitted => {
+                onlooker.committed.len() > 2
+                    && onlooker.committed.iter().all(|entry| entry.id.term == Term(1))
             }
             Self::Truncated => state.nodes.iter().any(|node| node.core.generation().0 > 0),
             Self::MajorityOverwritten => onlooker.majority_overwritten,

@@ -167,6 +167,8 @@ impl<R> Inbox<R> {
             self.wait_for_room(command.len(), deadline)?;
             state = self.state.lock();
             if self.stop.is_stopping() {
+                // A stop waits until all room has come back.
+                state.give_back(1, command.len());
                 return Err(Refused::Stopped);
             }
         } else {

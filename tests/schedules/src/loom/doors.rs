@@ -21,14 +21,17 @@ pub(super) const ALL: &[Scenario] = scenarios![
     a_proposal_on_loan_is_withdrawn_only_if_it_comes_back,
     room_that_comes_back_lets_in_whoever_waits,
     room_goes_to_who_waits_longest_and_none_is_lost,
+    whoever_gives_up_lets_those_behind_pass,
     whoever_waits_for_room_hears_that_the_node_stops,
     nothing_stays_behind_a_door_that_is_closed,
+    room_that_is_given_while_the_node_stops_comes_back,
     every_reader_is_told_when_the_node_stops,
     readers_wake_the_core_and_hear_what_it_tells,
     a_token_is_not_lost,
 ];
 
 const WAIT: Duration = Duration::from_secs(1);
+const MAX_BYTES: usize = 1000;
 
 struct Door {
     inbox: Arc<Inbox<u32>>,
@@ -39,7 +42,7 @@ struct Door {
 fn door(max_count: usize) -> Door {
     let (waker, wakeup) = Waker::new();
     let stop = Arc::<Stop>::default();
-    let inbox = Inbox::new(max_count, 1000, 10_000, waker, Arc::clone(&stop));
+    let inbox = Inbox::new(max_count, MAX_BYTES, 10_000, waker, Arc::clone(&stop));
     Door { inbox: Arc::new(inbox), stop, wakeup }
 }
 
@@ -62,22 +65,25 @@ fn take_all(inbox: &Inbox<u32>, wakeup: &mut Wakeup, count: usize) -> Vec<u8> {
 }
 
 fn the_first_to_enter_wakes_the_core() -> u64 {
-    explore(3, || {
-        let Door { inbox, mut wakeup, .. } = door(10);
-        let putting: Vec<_> = (0..2)
-            .map(|command| {
-                let inbox = Arc::clone(&inbox);
-                thread::spawn(move || put(&inbox, command).expect("room"))
-            })
-            .collect();
-        let mut taken = take_all(&inbox, &mut wakeup, 2);
-        taken.sort_unstable();
-        assert_eq!(taken, [0, 1]);
-        for putting in putting {
-            let place = putting.join().expect("no panic");
-            assert!(place.group.is_answered(place.slot));
-        }
-    })
+    let explore_with = |count: usize| {
+        explore(3, move || {
+            let Door { inbox, mut wakeup, .. } = door(10);
+            let putting: Vec<_> = (0..count)
+                .map(|command| {
+                    let inbox = Arc::clone(&inbox);
+                    thread::spawn(move || put(&inbox, command as u8).expect("room"))
+                })
+                .collect();
+            let mut taken = take_all(&inbox, &mut wakeup, count);
+            taken.sort_unstable();
+            assert!(taken.iter().copied().eq(0..count as u8), "{taken:?}");
+            for putting in putting {
+                let place = putting.join().expect("no panic");
+                assert!(place.group.is_answered(place.slot));
+            }
+        })
+    };
+    explore_with(1) + explore_with(2)
 }
 
 fn a_proposal_is_withdrawn_or_taken_and_never_both() -> u64 {
@@ -166,6 +172,24 @@ fn room_goes_to_who_waits_longest_and_none_is_lost() -> u64 {
     })
 }
 
+fn whoever_gives_up_lets_those_behind_pass() -> u64 {
+    explore(3, || {
+        let Door { inbox, .. } = door(10);
+        inbox.put(&[0; MAX_BYTES - 10], far(), WAIT).expect("room");
+        let hurried = {
+            let inbox = Arc::clone(&inbox);
+            thread::spawn(move || inbox.put(&[0; 11], Instant::now(), WAIT).map(drop))
+        };
+        // It would fit, and comes after one that does not.
+        let patient = {
+            let inbox = Arc::clone(&inbox);
+            thread::spawn(move || put(&inbox, 1).map(drop))
+        };
+        assert_eq!(hurried.join().expect("no panic"), Err(Refused::Busy));
+        assert_eq!(patient.join().expect("no panic"), Ok(()));
+    })
+}
+
 fn whoever_waits_for_room_hears_that_the_node_stops() -> u64 {
     explore(3, || {
         let Door { inbox, stop, .. } = door(1);
@@ -213,6 +237,27 @@ fn nothing_stays_behind_a_door_that_is_closed() -> u64 {
             }
         }
         assert_eq!(inbox.pending(), 0);
+    })
+}
+
+fn room_that_is_given_while_the_node_stops_comes_back() -> u64 {
+    explore(3, || {
+        let Door { inbox, stop, .. } = door(1);
+        put(&inbox, 0).expect("room");
+        drop(inbox.recycle(inbox.take().expect("one proposal")));
+        let waiting = {
+            let inbox = Arc::clone(&inbox);
+            thread::spawn(move || put(&inbox, 1))
+        };
+        inbox.give_back(1, 1);
+        stop.advance(Phase::Draining, StopCause::Shutdown);
+        inbox.close();
+        inbox.clear();
+        match waiting.join().expect("no panic") {
+            Ok(place) => assert!(place.group.is_answered(place.slot), "nobody will answer it"),
+            Err(refused) => assert_eq!(refused, Refused::Stopped),
+        }
+        assert_eq!(inbox.pending(), 0, "a stop waits for those that are pending");
     })
 }
 

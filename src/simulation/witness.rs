@@ -14,8 +14,10 @@ use super::machine::Machine;
 use super::network::index;
 use super::workload::Workload;
 use crate::consensus::{Core, Generation, quorum};
-use crate::message::{AppendOutcome, Envelope, Message};
+use crate::message::{Append, AppendOutcome, Envelope, Message};
 use crate::node::simulated::Simulated;
+use crate::record::Records;
+use crate::slices::Slices;
 use crate::types::{EntryId, HardState, LogIndex, NodeId, Role, Term};
 
 /// A promise that was broken.
@@ -289,6 +291,29 @@ impl Witness {
         Ok(())
     }
 
+    /// A leader may have lost its term, and the entries it made, to a message that came in the step that made
+    /// it one. What it has sent is all that there will ever be of them elsewhere.
+    fn take_sent(&mut self, from: NodeId, append: &Append, records: &Slices) {
+        let seen = &self.nodes[index(from.0)];
+        if (seen.role, seen.hard_state.term) == (Role::Leader, append.term) {
+            return;
+        }
+        let mut prev = append.prev;
+        for record in Records::trusted(records) {
+            let id = record.expect("a record of ours").header.id;
+            match self.terms.get_mut(&id.term) {
+                Some(made) if made.leader == from => made.last = made.last.max(id.index),
+                None if id.term == append.term => {
+                    let (leader, first, last) = (from, id.index, id.index);
+                    let made = TermEntries { leader, first, prev: prev.term, last };
+                    self.terms.insert(id.term, made);
+                }
+                Some(_) | None => {}
+            }
+            prev = id;
+        }
+    }
+
     /// Log matching: the entries of a term are those of its leader and follow what its leader had before
     /// them, in every log. So two logs with an entry in common are equal up to it.
     fn check_terms(&mut self, core: &Core) -> Result<(), Broken> {
@@ -415,6 +440,10 @@ impl Witness {
         if let Some(vote) = vote {
             let first = *self.votes.entry((from, term)).or_insert(vote);
             keep!(first == vote, "node {from} votes for {first} and {vote} in term {term}");
+        }
+        if let Message::Append(append) = message {
+            self.leads(from, append.term)?;
+            self.take_sent(from, append, &envelope.records);
         }
         let node = index(from.0);
         let acknowledged = match message {

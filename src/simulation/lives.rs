@@ -144,6 +144,7 @@ impl<W: Workload> World<W> {
         self.trace.note(self.now, [5, sound.len() as u64], || format!("healed: {sound:?} from 0"));
         self.phase = Phase::MajorityHealed;
         self.heal(&sound);
+        self.grow_impatient();
     }
 
     /// Ends all faults.

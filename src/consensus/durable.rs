@@ -247,6 +247,7 @@ mod tests {
                 term: Term(1),
                 round: crate::message::ReadRound(0),
                 matched: LogIndex(matched),
+                full: false,
             })
         };
         durable.hold(state(1, Some(2)), NodeId(2), vote.clone());

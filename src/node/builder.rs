@@ -5,8 +5,6 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-use parking_lot::{Mutex, RwLock};
-
 use super::apply_loop::{Applier, ApplyLoop};
 use super::core_loop::{CoreLoop, Parts};
 use super::inbox::Inbox;
@@ -27,6 +25,7 @@ use crate::error::{StartError, StopCause};
 use crate::membership::{Member, Membership};
 use crate::state_machine::StateMachine;
 use crate::storage::Storage;
+use crate::sync::{Mutex, RwLock};
 use crate::threads::Running;
 use crate::transport::tcp::Tcp;
 use crate::transport::{Inbound, Local, NoTransport, PeerLane, Transport};

@@ -4,7 +4,7 @@
 //! consensus core as it is between two steps. Decides nothing: which loop runs when is the simulator's.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::apply_loop::ApplyLoop;
 use super::builder::{Assembled, NodeBuilder};
@@ -21,6 +21,7 @@ use crate::clock::Time;
 use crate::consensus::Core;
 use crate::error::{ProposeError, StartError, StopCause};
 use crate::state_machine::StateMachine;
+use crate::sync::Instant;
 use crate::types::LogIndex;
 use crate::wake::Wakeup;
 

@@ -21,49 +21,56 @@ results="$root/tests/plants/results.tsv"
 # The values of a plant's head, one on a line.
 head_of() { sed -n "/^$/q; s/^$2: //p" "$1"; }
 
-# The plants of this row, each with the test that went red.
-cells() {
-    local patch plant found=""
-    for patch in "$root"/tests/plants/*.patch; do
-        if "$1" "$patch" "$2"; then
-            plant="$(basename "$patch" .patch)"
-            found+="${found:+, }\`$plant\` ($(awk -F '\t' -v plant="$plant" \
-                '$1 == plant { print $3; n = 1 } END { if (!n) print "not run" }' "$results"))"
-        fi
-    done
-    echo "${found:-none}"
-}
-is_of_bug() {
-    head_of "$1" Seen | sed -n 's/.*(known bugs\{0,1\} \(.*\))/\1/p' | tr -c '0-9\n' '\n' | grep -qx "$2"
-}
-is_of_fault() { head_of "$1" Fault | grep -qxF "$2"; }
-is_of_neither() { ! head_of "$1" Seen | grep -q 'known bug' && ! head_of "$1" Fault | grep -q .; }
-
-# Everything that went wrong elsewhere or must be survived, with its plants.
+# Everything that went wrong elsewhere or must be survived, with its plants. One program, for there are more
+# than a hundred heads.
 table() {
-    local number where what fault promise patch plant
-    echo "# Plants, and the tests that found them"
-    echo
-    echo "Written by \`tests/plants/run.sh\`; \`results.tsv\` has the commit of each run. In parentheses is the"
-    echo "test that went red. \`README.md\` names the rows that concern nothing Oarlock has."
-    printf '\n## Known bugs of others\n\n| N | What happened | Plants |\n|---|---|---|\n'
-    while IFS='|' read -r _ number where what _; do
-        number="${number// /}"
-        echo "| $number |$what| $(cells is_of_bug "$number") |"
-    done < <(grep -E '^\| [0-9]+ \|' "$root/tests/known_bugs.md")
-    printf '\n## Faults to survive\n\n| Fault | Promise | Plants |\n|---|---|---|\n'
-    while IFS='|' read -r _ fault promise _; do
-        fault="${fault# }"
-        echo "| $fault|$promise| $(cells is_of_fault "${fault% }") |"
-    done < <(sed -n '/^|---/,/^$/p' "$root/tests/known_faults.md" | grep '^| ')
-    printf '\n## Other cuts\n\n| What is broken | Plant |\n|---|---|\n'
-    for patch in "$root"/tests/plants/*.patch; do
-        if is_of_neither "$patch"; then
-            plant="$(basename "$patch" .patch)"
-            is_this() { [[ "$1" == "$2" ]]; }
-            echo "| $(head_of "$patch" What) | $(cells is_this "$patch") |"
-        fi
-    done
+    awk -F '\t' '
+        function names(list, plants, count, at, text) {
+            count = split(list, plants, " ")
+            for (at = 1; at <= count; at++)
+                text = text (at > 1 ? ", " : "") "`" plants[at] "` (" \
+                    (plants[at] in red ? red[plants[at]] : "not run") ")"
+            return count ? text : "none"
+        }
+        function trim(text) { gsub(/^ +| +$/, "", text); return text }
+        FILENAME ~ /results.tsv$/ { red[$1] = $3; next }
+        FNR == 1 && FILENAME ~ /patch$/ {
+            plant = FILENAME; sub(/.*\//, "", plant); sub(/\.patch$/, "", plant)
+            order[++plants] = plant; in_head = 1
+        }
+        FILENAME ~ /patch$/ {
+            if ($0 == "") in_head = 0
+            if (!in_head) next
+            if (sub(/^What: /, "")) what[plant] = $0
+            else if (sub(/^Fault: /, "")) { of_fault[$0] = of_fault[$0] plant " "; named[plant] = 1 }
+            else if (/^Seen: / && sub(/.*\(known bugs? /, "")) {
+                count = split($0, numbers, /[^0-9]+/); named[plant] = 1
+                for (at = 1; at <= count; at++)
+                    if (numbers[at] != "") of_bug[numbers[at]] = of_bug[numbers[at]] plant " "
+            }
+            next
+        }
+        FNR == 1 && FILENAME ~ /known_bugs/ {
+            print "# Plants, and the tests that found them\n"
+            print "Written by `tests/plants/run.sh`; `results.tsv` has the commit of each run. In parentheses is the test that went red. `README.md` names the rows that concern nothing Oarlock has.\n"
+            print "## Known bugs of others\n\n| N | What happened | Plants |\n|---|---|---|"
+        }
+        FNR == 1 && FILENAME ~ /known_faults/ {
+            print "\n## Faults to survive\n\n| Fault | Promise | Plants |\n|---|---|---|"
+        }
+        /^\| / && !/^\| (N|Fault) / {
+            split($0, cells, "|")
+            if (FILENAME ~ /bugs/)
+                print "| " trim(cells[2]) " | " trim(cells[4]) " | " names(of_bug[trim(cells[2])]) " |"
+            else
+                print "| " trim(cells[2]) " | " trim(cells[3]) " | " names(of_fault[trim(cells[2])]) " |"
+        }
+        END {
+            print "\n## Other cuts\n\n| What is broken | Plant |\n|---|---|"
+            for (at = 1; at <= plants; at++)
+                if (!(order[at] in named)) print "| " what[order[at]] " | " names(order[at]) " |"
+        }
+    ' "$results" "$root"/tests/plants/*.patch "$root/tests/known_bugs.md" "$root/tests/known_faults.md"
 }
 
 record=""

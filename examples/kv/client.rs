@@ -18,6 +18,12 @@ use crate::replies::{OWN_BYTES, Replies};
 /// How long a client that was told why it must go may take to hear it.
 const PARTING: Duration = Duration::from_secs(1);
 
+/// The client has sent its last byte. Where this cannot be asked for, it is found out when it is read.
+#[cfg(target_os = "linux")]
+const SENDS_NO_MORE: PollFlags = PollFlags::RDHUP;
+#[cfg(not(target_os = "linux"))]
+const SENDS_NO_MORE: PollFlags = PollFlags::empty();
+
 /// Why waiting for a request ended without one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Waited {
@@ -97,11 +103,19 @@ impl Client {
         ready.is_ok_and(|ready| ready.contains(PollFlags::IN))
     }
 
-    /// Whether nobody is there any more. A client that only says that it sends no more still listens, as far
-    /// as anybody can know before something is written to it.
-    pub(crate) fn is_gone(&self) -> bool {
-        let ready = self.poll(PollFlags::empty(), Some(Instant::now()));
-        ready.map_or(true, |ready| ready.intersects(PollFlags::HUP | PollFlags::ERR))
+    /// Whether nobody is there any more. A client that says that it sends no more may still listen; to find
+    /// out, it is sent what is there to be written.
+    pub(crate) fn is_gone(&mut self) -> bool {
+        let seen = |client: &Self| client.poll(SENDS_NO_MORE, Some(Instant::now()));
+        let is_end = |ready: PollFlags| ready.intersects(PollFlags::HUP | PollFlags::ERR);
+        match seen(self) {
+            Ok(ready) if is_end(ready) => true,
+            Ok(ready) if ready.intersects(SENDS_NO_MORE) => {
+                self.write().is_err() || seen(self).map_or(true, is_end)
+            }
+            Ok(_) => false,
+            Err(_) => true,
+        }
     }
 
     /// Writes as much of the replies as the client takes at once.

@@ -13,8 +13,8 @@
 //! All requests of a pipeline share one deadline, which is the time that they may wait in vain: without a
 //! leader they are all answered when it passes, however many runs they make. It begins anew when something
 //! is done, and stands still while the client is waited for. To a client that has gone no more is done. One
-//! that has only said that it sends no more is served: nobody can tell whether it still reads until there is
-//! a reply to be written.
+//! that has only said that it sends no more is served: whether it still reads is seen when the first replies
+//! are written to it.
 
 use std::io;
 use std::mem;

@@ -366,7 +366,10 @@ fn a_refusal_says_once_that_the_write_was_never_applied() {
     let write = || Write::new(Op::Clear, std::iter::empty());
     let stopped = StopCause::Shutdown;
     let refusals = [
-        (ProposeError::NotLeader { leader: None, command: write() }, "this node knows of no leader"),
+        (
+            ProposeError::NotLeader { leader: None, command: write() },
+            "this node knows of no leader",
+        ),
         (ProposeError::Superseded(write()), "another leader's entry took its place"),
         (ProposeError::Busy(write()), "the node had no room before the deadline"),
         (ProposeError::Stopped { cause: stopped, command: write() }, "the node was shut down"),

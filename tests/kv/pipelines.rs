@@ -73,6 +73,25 @@ fn nothing_more_is_done_for_a_client_that_has_gone() {
     assert_eq!(local.get("gone"), None);
 }
 
+#[test]
+fn a_client_that_closed_its_socket_is_found_out_by_the_first_reply() {
+    let local = Local::start(shared(10, ENDLESS));
+    let mut raw = local.connect();
+    let turn = local.shared.scan.lock();
+    let many = 200;
+    let after = b"INCR gone\r\nGET gone\r\n".repeat(many);
+    raw.send(&[&b"INCR before\r\nKEYS *\r\n"[..], &after].concat());
+    while local.get("before").is_none() {}
+    drop(raw);
+    drop(turn);
+    local.wait_for_clients(0);
+    // How many depends on how soon its end of the connection says that nobody is there.
+    let done = local
+        .get("gone")
+        .map_or(0, |done| String::from_utf8_lossy(&done).parse().expect("a number"));
+    assert!(done < many, "all were done");
+}
+
 /// Ends a connection without a goodbye.
 fn reset(raw: Raw) {
     SockRef::from(&raw.0).set_linger(Some(Duration::ZERO)).expect("a socket");
@@ -155,7 +174,9 @@ fn every_request_sees_what_those_before_it_did_and_no_more() {
     let local = Local::start(shared(10, ENDLESS));
     let mut raw = local.connect();
     let rounds = 200;
-    raw.send(&b"INCR n\r\nPING\r\nGET n\r\nECHO e\r\nGET n\r\nnonsense\r\nINCR n\r\n".repeat(rounds));
+    raw.send(
+        &b"INCR n\r\nPING\r\nGET n\r\nECHO e\r\nGET n\r\nnonsense\r\nINCR n\r\n".repeat(rounds),
+    );
     for round in 0..rounds {
         let odd = 2 * round + 1;
         let text = odd.to_string();

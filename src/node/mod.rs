@@ -91,7 +91,7 @@ pub enum Consistency {
 /// How long the drop of the last handle waits for the threads.
 const DROP_TIMEOUT: Duration = Duration::from_secs(5);
 /// Encoding buffers above this are not kept for the next command.
-const MAX_KEPT_BUFFER: usize = 1 << 20;
+const MAX_KEPT_BUFFER: usize = 64 << 10;
 
 thread_local! {
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };

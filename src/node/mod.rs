@@ -26,6 +26,12 @@ mod interleavings;
 mod orders;
 mod reads;
 mod received;
+#[cfg(oarlock_loom)]
+#[path = "../../tests/schedules/src/loom/mod.rs"]
+pub(crate) mod schedules;
+#[cfg(oarlock_shuttle)]
+#[path = "../../tests/schedules/src/shuttle/mod.rs"]
+pub(crate) mod schedules;
 mod seg_loop;
 mod shared;
 #[cfg(any(test, feature = "simulation"))]
@@ -42,7 +48,7 @@ use std::cell::RefCell;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use inbox::{Place, Refused};
 use inside::Inside;
@@ -58,6 +64,7 @@ pub use watch::{Leadership, LeadershipSubscription};
 
 use crate::error::{ProposeError, ReadError, ShutdownError, StopCause};
 use crate::state_machine::StateMachine;
+use crate::sync::Instant;
 use crate::threads::Running;
 use crate::types::{EntryId, LogIndex, NodeId, Role};
 

@@ -115,6 +115,8 @@ struct State {
     operations: u64,
     /// Files that were flushed, and were so without a failure.
     flushes: u64,
+    /// Files that the power cut met with something written and not flushed.
+    dirty: u64,
     faults: Vec<Fault>,
     files: BTreeMap<FileId, FileData>,
     dirs: BTreeMap<PathBuf, DirData>,
@@ -132,6 +134,7 @@ impl SimDisk {
             life: 0,
             operations: 0,
             flushes: 0,
+            dirty: 0,
             faults: Vec::new(),
             files: BTreeMap::new(),
             dirs: BTreeMap::new(),
@@ -216,6 +219,11 @@ impl SimDisk {
     /// How often a file was flushed.
     pub(super) fn flushes(&self) -> u64 {
         self.lock_state().flushes
+    }
+
+    /// How many files a power cut has met with something in them that was written and not flushed.
+    pub(super) fn cut_while_dirty(&self) -> u64 {
+        self.lock_state().dirty
     }
 
     /// Damages a file behind everybody's back, both its live and its durable bytes.
@@ -423,6 +431,7 @@ impl State {
             dir.live.clone_from(&dir.durable);
         }
         for file in self.files.values_mut() {
+            self.dirty += u64::from(file.is_dirty());
             file.reach_disk(survival, &mut self.rng);
             file.live.clone_from(&file.durable);
         }

@@ -16,6 +16,7 @@ use super::lives::MustHave;
 use super::workload::{Lines, Observed, Workload};
 use crate::clock::{Clock, Time};
 use crate::config::Config;
+use crate::consensus::Generation;
 use crate::error::{StartError, StopCause};
 use crate::message::Envelope;
 use crate::node::Node;
@@ -128,6 +129,8 @@ pub(super) struct Machine<W: Workload> {
     /// When it starts again, if it is down.
     pub(super) down_until: Time,
     pub(super) excuses: Excuses,
+    /// The log's generation when records were written that are not flushed.
+    written_in: Option<Generation>,
     /// What its disk held when the node went down.
     pub(super) must_have: MustHave,
     /// It refuses to start, rightly, and for good.
@@ -153,6 +156,7 @@ impl<W: Workload> Machine<W> {
             wakes_at: Time(0),
             down_until: Time(0),
             excuses: Excuses::default(),
+            written_in: None,
             must_have: MustHave::default(),
             is_lost: false,
             durable: Durable::default(),
@@ -207,6 +211,7 @@ impl<W: Workload> Machine<W> {
     pub(super) fn crash(&mut self) {
         self.ready = 0;
         self.held = 0;
+        self.written_in = None;
         self.wakes_at = self.down_until;
         *self.inbound.lock() = None;
         if let Some(node) = self.node.take() {
@@ -266,6 +271,18 @@ impl<W: Workload> Machine<W> {
             }
         }
         next
+    }
+
+    /// The `wal` loop has made a step: whether it was a flush that ended after a truncation which came after
+    /// the write.
+    pub(super) fn has_flushed_late(&mut self) -> bool {
+        let Some(node) = &self.node else { return false };
+        let generation = node.core().generation();
+        if node.has_written() {
+            self.written_in = Some(generation);
+            return false;
+        }
+        self.written_in.take().is_some_and(|written_in| written_in < generation)
     }
 
     /// Does not schedule a loop before `until`.

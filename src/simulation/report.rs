@@ -77,6 +77,10 @@ counts! {
     failed_starts "failed_starts";
     /// Nodes that stayed down for good because their disk had rotted.
     lost_nodes "lost_nodes";
+    /// Files that a power cut met with something in them that was written and not flushed.
+    dirty_files "dirty_files";
+    /// Flushes that ended after entries they were asked for had been truncated.
+    late_flushes "late_flushes";
     /// Terms that had a leader.
     leaders "leaders";
     /// Calls of clients.

@@ -181,6 +181,7 @@ impl<W: Workload> World<W> {
         report.time = Duration::from_nanos(self.now.0);
         report.leaders = self.witness.leaders();
         report.commands = self.outcomes.entries();
+        report.dirty_files = self.machines.iter().map(|m| m.disk.cut_while_dirty()).sum();
         report.trace = self.trace.number();
         let text = self.trace.text();
         let outcome = outcome.map_err(|broken| broken.at(self.report.events));
@@ -305,6 +306,7 @@ impl<W: Workload> World<W> {
     pub(super) fn stepped(&mut self, at: usize, which: usize) -> Result<(), Broken> {
         if which == WAL {
             let machine = &mut self.machines[at];
+            self.report.late_flushes += u64::from(machine.has_flushed_late());
             // After a failure nobody knows what is there until the next start has looked.
             if machine.node.as_ref().is_some_and(|node| node.failed().is_none()) {
                 machine.durable.read_on(&machine.disk);

@@ -128,6 +128,8 @@ pub struct HeartbeatReply {
     pub round: ReadRound,
     /// As in [`AppendOutcome::Accepted`]: repeats an acknowledgement that may have been lost.
     pub matched: LogIndex,
+    /// The follower's log has no room for a batch of entries, and has had none for a while.
+    pub full: bool,
 }
 
 /// A candidate's request (`RequestVote`, Raft §5.2, §5.4.1), or the question whether it would be

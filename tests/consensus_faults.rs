@@ -8,7 +8,7 @@
 mod support;
 
 use oarlock::consensus::{Core, Input, Mode, Options, Output, Restored};
-use oarlock::message::{Entries, Message, ReadRound};
+use oarlock::message::{Entries, HeartbeatReply, Message, ReadRound};
 use oarlock::{
     BootCount, ElectionPriority, EntryId, HardState, Incarnation, LogIndex, Member, Membership,
     NodeId, Role, Sender, Term,
@@ -487,6 +487,52 @@ fn an_unfit_node_gives_up_leadership_and_does_not_campaign() {
     assert_eq!(sent_to(&out, 3), [vote_reply(2, true)], "it still votes");
     node.step(Input::Fit(true));
     assert!(!asked_for_votes(&node.wait_for_timeout()).is_empty());
+}
+
+/// A leader whose disk is full gives way to whoever could lead and has room. Where nobody has, it leads on,
+/// for reads.
+#[test]
+fn a_full_leader_gives_way_to_a_voter_that_has_room_and_its_whole_log() {
+    let full = |term, matched| match heartbeat_reply(term, 0, matched) {
+        Message::HeartbeatReply(reply) => {
+            Message::HeartbeatReply(HeartbeatReply { full: true, ..reply })
+        }
+        other => panic!("{other:?}"),
+    };
+    let mut node = Quick::of_three(1, 0, &[]);
+    node.lead();
+    node.receive(2, accepted(1, 1));
+    node.receive(3, heartbeat_reply(1, 0, 0));
+    node.receive(2, full(1, 1));
+    node.step(Input::Full(true));
+    assert_eq!(node.core.role(), Role::Leader, "one has room and lags, the other is full as well");
+    node.receive(3, full(1, 1));
+    assert_eq!(node.core.role(), Role::Leader, "nobody has room");
+    assert!(!sent_to(&node.ticks(ELECTION_TICKS / 2), 2).is_empty(), "it leads");
+    node.receive(3, heartbeat_reply(1, 0, 1));
+    assert_eq!((node.core.role(), node.core.leader()), (Role::Follower, None));
+
+    // It stands where nobody else does.
+    assert!(asked_for_votes(&node.ticks(2 * ELECTION_TICKS)).is_empty());
+    assert!(!asked_for_votes(&node.ticks(7 * ELECTION_TICKS)).is_empty());
+    node.receive(2, vote(9, entry(1, 1)));
+    node.receive(2, heartbeat(9, 1));
+    assert_eq!(node.core.role(), Role::Follower);
+    node.step(Input::Full(false));
+    assert!(!asked_for_votes(&node.wait_for_timeout()).is_empty(), "and now like others");
+}
+
+/// A follower says with every answer whether its log is full.
+#[test]
+fn a_follower_says_whether_it_has_room() {
+    let mut node = Quick::of_three(2, 0, &[]);
+    let says = |out: &[Output]| match &sent_to(out, 1)[..] {
+        [Message::HeartbeatReply(reply)] => reply.full,
+        other => panic!("{other:?}"),
+    };
+    assert!(!says(&node.receive(1, heartbeat(1, 0))));
+    node.step(Input::Full(true));
+    assert!(says(&node.receive(1, heartbeat(1, 0))));
 }
 
 /// Priorities: who prefers not to lead waits longer, or for ever.

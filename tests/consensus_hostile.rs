@@ -97,8 +97,8 @@ fn message() -> BoxedStrategy<Message> {
         1 => (term(), index(), round(), index()).prop_map(|(term, committed, round, replicated)| {
             Message::Heartbeat(Heartbeat { term, committed, round, replicated })
         }),
-        1 => (term(), round(), index()).prop_map(|(term, round, matched)| {
-            Message::HeartbeatReply(HeartbeatReply { term, round, matched })
+        1 => (term(), round(), index(), any::<bool>()).prop_map(|(term, round, matched, full)| {
+            Message::HeartbeatReply(HeartbeatReply { term, round, matched, full })
         }),
     ]
     .boxed()
@@ -126,6 +126,7 @@ fn input() -> BoxedStrategy<Input> {
         }),
         1 => (0..6_u64).prop_map(|to| Input::Dropped { to: NodeId(to) }),
         1 => any::<bool>().prop_map(Input::Fit),
+        1 => any::<bool>().prop_map(Input::Full),
     ]
     .boxed()
 }

@@ -8,7 +8,7 @@
 //! ```text
 //! nodes 1 2 3 [outgoing=1,4] [learners=5] [pre-vote=no] [check-quorum=no]
 //! disk N [term=T] [vote=V] [log=T,T,..]   what node N finds when it starts; it is started anew
-//! tick N [COUNT]   campaign N   propose N COUNT   read N   fit N yes|no
+//! tick N [COUNT]   campaign N   propose N COUNT   read N   fit N yes|no   full N yes|no
 //! forward N COUNT  N sends proposals to the leader it knows
 //! flush N          the log, and then term and vote, are on N's disk
 //! flush-log N [COUNT]   flush-vote N
@@ -140,6 +140,7 @@ fn run(network: &mut Network, words: &Words<'_>) -> Vec<String> {
         }
         "read" => drop(network.step(node(), Input::Read)),
         "fit" => drop(network.step(node(), Input::Fit(words.0[2] == "yes"))),
+        "full" => drop(network.step(node(), Input::Full(words.0[2] == "yes"))),
         "flush" => network.flush(node()),
         "flush-log" => {
             network.flush_log(node(), words.number(2).unwrap_or(usize::MAX));

@@ -67,7 +67,7 @@ fn many_worlds_keep_every_promise() {
             sum.weak_reads,
         ];
         assert!(happened.iter().all(|&count| count > 20), "{sum}");
-        assert!(sum.failed_starts > 5, "{sum}");
+        assert!(sum.failed_starts > 2, "{sum}");
         for kind in ["append", "heartbeat", "vote", "pre-vote", "vote-reply", "append-reply"] {
             for role in [Role::Follower, Role::PreCandidate, Role::Leader] {
                 assert!(sum.coverage.of(kind, role) > 0, "no {kind} to a {role}:\n{sum}");

@@ -88,7 +88,8 @@ impl Node {
             3 => Input::Propose { count: 1 + bytes.below(4) },
             4 => Input::Read,
             5 => Input::Dropped { to: any_node(bytes) },
-            6 => Input::Fit(bytes.flag()),
+            6 if bytes.flag() => Input::Fit(bytes.flag()),
+            6 => Input::Full(bytes.flag()),
             7 => return self.store_hard_state(),
             8 => Input::Persisted {
                 generation: self.core.generation(),
@@ -307,6 +308,7 @@ fn any_message(bytes: &mut Bytes<'_>) -> Message {
             term,
             round: ReadRound(bytes.number()),
             matched: LogIndex(bytes.number()),
+            full: bytes.flag(),
         }),
         // Records travel with a forward, and were counted when they came.
         12 => {

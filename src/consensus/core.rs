@@ -90,6 +90,7 @@ pub struct Core {
     /// What a follower has asked its leader.
     pub(super) asked: Option<Asked>,
     pub(super) fit: bool,
+    pub(super) full: bool,
     /// The orders of the step that is being made; empty between steps.
     pub(super) out: Vec<Output>,
 }
@@ -138,6 +139,7 @@ impl Core {
             round: ReadRound::default(),
             asked: None,
             fit: true,
+            full: false,
             out: Vec::new(),
             options,
         }
@@ -162,6 +164,7 @@ impl Core {
             Input::Persisted { generation, index } => self.log_persisted(generation, index),
             Input::HardStatePersisted(state) => self.hard_state_persisted(state),
             Input::Fit(fit) => self.set_fit(fit),
+            Input::Full(full) => self.set_full(full),
         }
         if self.durable.must_order(self.hard_state) {
             self.out.push(Output::PersistHardState(self.hard_state));
@@ -415,6 +418,11 @@ impl Core {
         if !fit && !matches!(self.role, RoleState::Follower) {
             self.become_follower();
         }
+    }
+
+    fn set_full(&mut self, full: bool) {
+        self.full = full;
+        self.give_way();
     }
 }
 

@@ -15,11 +15,15 @@ use std::collections::BTreeMap;
 
 use super::core::{Core, RoleState};
 use super::plausible::LAST_TERM;
+use super::progress::Progress;
 use super::quorum::{self, counts};
 use crate::config::ElectionPriority;
 use crate::membership::Member;
 use crate::message::{Message, Vote, VoteReply};
 use crate::types::{HardState, Incarnation, NodeId, Sender};
+
+/// So many times as long as others a node waits whose log is full.
+const FULL_PATIENCE: u32 = 4;
 
 /// The answers to a candidate, one for each voter. A grant stands, whatever else arrives: a refusal may
 /// be the late answer to an earlier question.
@@ -55,7 +59,9 @@ impl Core {
         let waits = !(campaigns_by_itself
             && matches!(self.role, RoleState::Follower)
             && self.is_quorum_alone());
-        if waits && self.election_elapsed < self.timeout {
+        // A full node lets those with room go first.
+        let patience = if self.full { FULL_PATIENCE } else { 1 };
+        if waits && self.election_elapsed < self.timeout.saturating_mul(patience) {
             return;
         }
         if campaigns_by_itself {
@@ -76,6 +82,22 @@ impl Core {
                     self.campaign();
                 }
             }
+        }
+    }
+
+    /// A full leader leaves its office to a voter that could win it at once and take entries. One that
+    /// lags is brought up to date first, or nobody might win, again and again.
+    pub(super) fn give_way(&mut self) {
+        let last = self.log.last().index;
+        let RoleState::Leader(leader) = &self.role else { return };
+        let membership = self.log.membership();
+        let can_follow = |node: &NodeId, progress: &Progress| {
+            membership.voters.contains_key(node)
+                && progress.has_room()
+                && progress.matched() == last
+        };
+        if self.full && leader.progress.iter().any(|(node, progress)| can_follow(node, progress)) {
+            self.become_follower();
         }
     }
 

@@ -132,7 +132,7 @@ impl Core {
     }
 
     fn answer_heartbeat(&mut self, to: NodeId, round: ReadRound, matched: LogIndex) {
-        let reply = HeartbeatReply { term: self.term(), round, matched };
+        let reply = HeartbeatReply { term: self.term(), round, matched, full: self.full };
         self.send(to, Message::HeartbeatReply(reply));
     }
 }

@@ -67,6 +67,9 @@ pub enum Input {
     /// Whether this node's disk and state machine keep up. A node that does not gives up leadership and
     /// does not campaign.
     Fit(bool),
+    /// Whether this node's log has been without room for a batch of entries for a while: its disk is full. A
+    /// full leader gives way to a voter that has room; where nobody has, it leads on, for reads.
+    Full(bool),
 }
 
 /// What kind of entries a leader creates.

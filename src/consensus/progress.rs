@@ -48,6 +48,8 @@ pub struct Progress {
     stalled: u32,
     /// The highest read round the member has answered.
     round: ReadRound,
+    /// It has said that its log has room for entries.
+    has_room: bool,
 }
 
 impl Progress {
@@ -64,6 +66,7 @@ impl Progress {
             silent: 0,
             stalled: 0,
             round: ReadRound::default(),
+            has_room: false,
         }
     }
 
@@ -95,6 +98,11 @@ impl Progress {
     /// Ticks since the member answered anything.
     pub fn silent_ticks(&self) -> u32 {
         self.silent
+    }
+
+    /// Whether its log has room for entries, as far as it has said.
+    pub fn has_room(&self) -> bool {
+        self.has_room
     }
 
     /// The highest read round the member has answered.
@@ -208,8 +216,9 @@ impl Progress {
     }
 
     /// Notes an answer to a heartbeat of this read round.
-    pub(super) fn answered(&mut self, round: ReadRound) {
+    pub(super) fn answered(&mut self, round: ReadRound, full: bool) {
         self.round = self.round.max(round);
+        self.has_room = !full;
     }
 
     /// What to send now, with the log ending at `last`; nothing while the last order is outstanding,

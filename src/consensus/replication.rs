@@ -205,12 +205,13 @@ impl Core {
             return;
         }
         progress.heard_from(from, last);
-        progress.answered(reply.round);
+        progress.answered(reply.round, reply.full);
         if progress.acknowledge(reply.matched) {
             self.advance_commit();
         }
         self.confirm_reads();
         self.replicate_to(from.node);
+        self.give_way();
     }
 }
 

@@ -206,6 +206,9 @@ impl<S: StateMachine> NodeBuilder<S> {
             return Err(StartError::NoTransport);
         }
         let Self { id, machine, place, cluster_name, transport, config, clock, .. } = self;
+        let mut transport = transport.unwrap_or_else(|| Box::new(NoTransport));
+        // Before the directory remembers members that cannot be meant.
+        transport.prepare(id, &cluster_name, &initial).map_err(StartError::Transport)?;
         let options = LogOptions::from(&config);
         let (opened, memory) = match place.ok_or(StartError::NoStorage)? {
             Place::Directory(dir, storage) => {
@@ -234,7 +237,6 @@ impl<S: StateMachine> NodeBuilder<S> {
         let core = core(&shared.config, recovered, applied);
 
         let (inbound, peers) = inbound(&shared, local, &running);
-        let mut transport = transport.unwrap_or_else(|| Box::new(NoTransport));
         if let Err(error) = transport.start(inbound) {
             drop(transport);
             // What it may have started holds the port for a moment.

@@ -11,7 +11,7 @@ use super::backlog::Backlog;
 use super::forwards::{Arrived, Incoming, Outgoing};
 use super::inbox::Generation;
 use super::reads::{Confirmation, ReadGroup};
-use super::received;
+use super::received::{self, Room};
 use super::shared::{Loop, Shared, Wait};
 use super::status::PeerStatus;
 use super::stop::Phase;
@@ -28,9 +28,12 @@ use crate::wal::{Fetch, Log, Memory, Position};
 
 /// Messages from other nodes that are handled before the loop looks elsewhere.
 const MAX_MESSAGES_A_STEP: usize = 64;
-/// Bytes of the log that are kept for the no-ops of terms to come: a node that has no room for longer than
-/// `stuck_after` does not campaign, and in that time there are few elections.
+/// Bytes of the log that are kept for the no-ops of terms to come, so that a full cluster still has leaders,
+/// and reads.
 const RESERVED_ROOM: usize = 4096;
+/// What is left of them for a leader's own: a node that has not had it for `stuck_after` does not stand,
+/// and in that time there are few elections.
+const ROOM_TO_STAND: usize = RESERVED_ROOM / 4;
 /// The most bytes of entries that are applied on this thread at once.
 const MAX_APPLIED_HERE: usize = 512 << 10;
 /// How long proposals that are in the log may take to be answered once the node is told to stop.
@@ -85,8 +88,12 @@ pub(crate) struct CoreLoop<S: StateMachine> {
     incoming: Incoming,
     refused_messages: u64,
     fit: bool,
-    /// When the log last had room for this node's own entries.
+    /// When the log last had room for anything that may come.
     had_room: Time,
+    /// When it last had room for this node's own no-ops.
+    could_stand: Time,
+    /// The log has been without room for longer than `stuck_after`.
+    full: bool,
     /// The machine says that applying is short, and it has not been otherwise.
     pub(super) applies_here: bool,
     closing: Closing,
@@ -135,6 +142,8 @@ impl<S: StateMachine> CoreLoop<S> {
             refused_messages: 0,
             fit: true,
             had_room: now,
+            could_stand: now,
+            full: false,
             applies_here: S::APPLY_IS_SHORT,
             closing: Closing::No,
         };
@@ -185,9 +194,8 @@ impl<S: StateMachine> CoreLoop<S> {
         let message = match message {
             Message::Append(append) => {
                 let room = self.room_for_appends();
-                let max_record = self.log.max_record_bytes();
                 self.received_time = 0;
-                match received::check(append, &records, max_record, room, &mut self.received_time) {
+                match received::check(append, &records, &room, &mut self.received_time) {
                     Ok(append) => Message::Append(append),
                     Err(error) => return self.refuse(from, &error),
                 }
@@ -260,9 +268,14 @@ impl<S: StateMachine> CoreLoop<S> {
     /// The bytes of a leader's records that may enter the log now. What is not committed does not count:
     /// to refuse the entries that would commit it, or take its place, would be to refuse them for ever.
     /// The leader's own limit bounds it.
-    fn room_for_appends(&mut self) -> usize {
+    fn room_for_appends(&mut self) -> Room {
         let due = self.backlog.due(self.shared.applied.get(), self.core.committed());
-        if due > self.shared.config.max_unapplied_bytes { 0 } else { self.unreserved_room() }
+        let is_behind = due > self.shared.config.max_unapplied_bytes;
+        Room {
+            max_record_bytes: self.log.max_record_bytes(),
+            bytes: if is_behind { 0 } else { self.unreserved_room() },
+            with_noop: self.log.room().saturating_sub(ROOM_TO_STAND),
+        }
     }
 
     fn unreserved_room(&self) -> usize {
@@ -270,17 +283,31 @@ impl<S: StateMachine> CoreLoop<S> {
     }
 
     /// Whether a piece of work of this node has taken too long: a flush, a batch of entries, or making
-    /// room in the log.
+    /// room for the no-op of a term.
     fn is_stuck(&mut self) -> bool {
-        if self.log.room() >= RESERVED_ROOM {
-            self.had_room = self.now;
+        if self.log.room() >= ROOM_TO_STAND {
+            self.could_stand = self.now;
         }
         let longest = [
             self.shared.wal.busy.lasts(self.now),
             self.shared.apply.busy.lasts(self.now),
-            self.now.since(self.had_room),
+            self.now.since(self.could_stand),
         ];
         longest.into_iter().any(|lasts| lasts > self.shared.config.stuck_after)
+    }
+
+    /// Looks whether there is room for whatever may come: proposals enter half a segment at once at most.
+    fn look_for_room(&mut self) {
+        if self.unreserved_room() >= self.shared.config.segment_bytes / 2 {
+            self.had_room = self.now;
+        }
+        let full = self.now.since(self.had_room) > self.shared.config.stuck_after;
+        if full != self.full {
+            self.full = full;
+            let state = if full { "full" } else { "not full any more" };
+            log::warn!("node={} log is {state}", self.me.node);
+            self.feed(Input::Full(full));
+        }
     }
 
     /// Lets the next proposals into the log; true if more wait and may be let in.
@@ -342,6 +369,7 @@ impl<S: StateMachine> CoreLoop<S> {
             log::warn!("node={} disk or state machine is {state}", self.me.node);
             self.feed(Input::Fit(self.fit));
         }
+        self.look_for_room();
         self.feed(Input::Tick);
         self.outgoing.forget_settled(self.now);
         // What the machine has made durable by itself, and every member has, nobody will ask for.
@@ -482,6 +510,7 @@ impl<S: StateMachine> CoreLoop<S> {
         status.dropped_messages = self.peers.dropped();
         status.refused_messages = self.refused_messages;
         status.stuck = !self.fit;
+        status.full = self.full;
         status.peers = peers;
     }
 

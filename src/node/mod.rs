@@ -91,7 +91,7 @@ pub enum Consistency {
 /// How long the drop of the last handle waits for the threads.
 const DROP_TIMEOUT: Duration = Duration::from_secs(5);
 /// Encoding buffers above this are not kept for the next command.
-const MAX_KEPT_BUFFER: usize = 1 << 20;
+const MAX_KEPT_BUFFER: usize = 64 << 10;
 
 thread_local! {
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
@@ -197,7 +197,16 @@ impl<S: StateMachine> Node<S> {
         &self,
         commands: impl IntoIterator<Item = S::Command>,
     ) -> Result<Tickets<S>, ProposeError<Vec<S::Command>>> {
-        let commands: Vec<S::Command> = commands.into_iter().collect();
+        let mut commands: Vec<S::Command> = commands.into_iter().collect();
+        if commands.len() == 1
+            && let Some(command) = commands.pop()
+        {
+            // By itself it needs no second buffer, which is dear for a long one.
+            let submitted = self.submit(command);
+            return submitted
+                .map(|ticket| Tickets(vec![ticket]))
+                .map_err(|error| error.map(|command| vec![command]));
+        }
         if let Err(error) = self.check_door() {
             return Err(error.map(|()| commands));
         }

@@ -7,17 +7,26 @@ use crate::record::{EntryKind, Records};
 use crate::slices::Slices;
 use crate::types::{EntryId, Sender};
 
-/// Derives the shape of the append's entries from its records, up to the first that does not fit into
-/// `room` bytes: a shorter append is a good append as well. Raises `time` to that of the last of them.
+/// What a log can take.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Room {
+    /// Larger records cannot be stored: the nodes' limits differ.
+    pub(crate) max_record_bytes: usize,
+    /// So many bytes of records.
+    pub(crate) bytes: usize,
+    /// So many, if the last of them is a no-op: without it no new leader could commit anything.
+    pub(crate) with_noop: usize,
+}
+
+/// Derives the shape of the append's entries from its records, up to the first for which there is no room:
+/// a shorter append is a good append as well. Raises `time` to that of the last of them.
 ///
 /// # Errors
-/// What is wrong with the records; then none of them may be used. One larger than `max_record_bytes`
-/// cannot be stored here: the nodes' limits differ.
+/// What is wrong with the records; then none of them may be used.
 pub(crate) fn check(
     mut append: Append,
     records: &Slices,
-    max_record_bytes: usize,
-    room: usize,
+    room: &Room,
     time: &mut u64,
 ) -> Result<Append, String> {
     // What the message itself says of its entries is only good within the sender.
@@ -32,14 +41,13 @@ pub(crate) fn check(
         if !follows || id.term < before.term || id.term > append.term {
             return Err(format!("record {id} after {before} in term {}", append.term));
         }
-        if record.bytes.len() > max_record_bytes {
-            let bytes = record.bytes.len();
-            return Err(format!(
-                "record {id} has {bytes} bytes, and {max_record_bytes} are the limit"
-            ));
+        if record.bytes.len() > room.max_record_bytes {
+            let (bytes, limit) = (record.bytes.len(), room.max_record_bytes);
+            return Err(format!("record {id} has {bytes} bytes, and {limit} are the limit"));
         }
         bytes += record.bytes.len();
-        if bytes > room {
+        let is_noop = record.header.kind == EntryKind::Noop;
+        if bytes > if is_noop { room.with_noop } else { room.bytes } {
             return Ok(append);
         }
         append.entries.push(EntryId::new(id.term, id.index));
@@ -99,6 +107,10 @@ mod tests {
     use crate::record::RecordHeader;
     use crate::types::{LogIndex, Term};
 
+    fn room(max_record_bytes: usize, bytes: usize) -> Room {
+        Room { max_record_bytes, bytes, with_noop: bytes }
+    }
+
     fn append() -> Append {
         Append { term: Term(3), prev: EntryId::new(Term(1), LogIndex(4)), ..Append::default() }
     }
@@ -116,7 +128,8 @@ mod tests {
     #[test]
     fn the_shape_is_that_of_the_records() {
         let slices = Slices::from(records(&[(1, 5), (3, 6), (3, 7)]));
-        let entries = check(append(), &slices, 64, usize::MAX, &mut 0).expect("good").entries;
+        let entries =
+            check(append(), &slices, &room(64, usize::MAX), &mut 0).expect("good").entries;
         assert_eq!((entries.runs.len(), entries.last), (2, LogIndex(7)));
     }
 
@@ -125,22 +138,42 @@ mod tests {
         let slices = Slices::from(records(&[(1, 5), (3, 6), (3, 7)]));
         let fits_two = 2 * slices.len() / 3;
         assert_eq!(
-            check(append(), &slices, 64, fits_two, &mut 0).expect("good").entries.last,
+            check(append(), &slices, &room(64, fits_two), &mut 0).expect("good").entries.last,
             LogIndex(6)
         );
         assert_eq!(
-            check(append(), &slices, 64, fits_two - 1, &mut 0).expect("good").entries.last,
+            check(append(), &slices, &room(64, fits_two - 1), &mut 0).expect("good").entries.last,
             LogIndex(5)
         );
-        assert!(check(append(), &slices, 64, 0, &mut 0).expect("good").entries.is_empty());
+        assert!(check(append(), &slices, &room(64, 0), &mut 0).expect("good").entries.is_empty());
+    }
+
+    #[test]
+    fn a_no_op_enters_a_log_that_has_no_room_for_anything_else() {
+        let noop = |index| {
+            let id = EntryId::new(Term(3), LogIndex(index));
+            RecordHeader { id, time: 0, kind: EntryKind::Noop, origin: None }
+        };
+        let mut bytes = Vec::new();
+        noop(5).write(b"", &mut bytes);
+        let with_noop = bytes.len();
+        bytes.extend(records(&[(3, 6)]));
+        let room = Room { max_record_bytes: 64, bytes: 0, with_noop };
+        let checked = |room: &Room, bytes: &[u8]| {
+            let slices = Slices::from(bytes.to_vec());
+            check(append(), &slices, room, &mut 0).expect("good").entries.last
+        };
+        assert_eq!(checked(&room, &bytes), LogIndex(5));
+        let none = Room { with_noop: with_noop - 1, ..room };
+        assert_eq!(checked(&none, &bytes), LogIndex::ZERO);
     }
 
     #[test]
     fn a_record_that_no_segment_here_could_hold_is_refused() {
         let slices = Slices::from(records(&[(1, 5)]));
         let bytes = slices.len();
-        assert!(check(append(), &slices, bytes, usize::MAX, &mut 0).is_ok());
-        assert!(check(append(), &slices, bytes - 1, usize::MAX, &mut 0).is_err());
+        assert!(check(append(), &slices, &room(bytes, usize::MAX), &mut 0).is_ok());
+        assert!(check(append(), &slices, &room(bytes - 1, usize::MAX), &mut 0).is_err());
     }
 
     #[test]
@@ -154,7 +187,7 @@ mod tests {
             &[(1, 5), (1, 5)],
         ] {
             let slices = Slices::from(records(bad));
-            assert!(check(append(), &slices, 64, usize::MAX, &mut 0).is_err(), "{bad:?}");
+            assert!(check(append(), &slices, &room(64, usize::MAX), &mut 0).is_err(), "{bad:?}");
         }
     }
 
@@ -162,6 +195,6 @@ mod tests {
     fn a_damaged_record_spoils_the_append() {
         let mut bytes = records(&[(1, 5), (3, 6)]);
         *bytes.last_mut().expect("not empty") ^= 1;
-        assert!(check(append(), &Slices::from(bytes), 64, usize::MAX, &mut 0).is_err());
+        assert!(check(append(), &Slices::from(bytes), &room(64, usize::MAX), &mut 0).is_err());
     }
 }

@@ -47,6 +47,10 @@ pub struct Status {
     /// Its disk or its state machine has been stuck for longer than an election timeout allows; it does
     /// not lead meanwhile.
     pub stuck: bool,
+    /// Its log has had no room for a batch of entries for longer than `Config::stuck_after`: the disk is
+    /// full, or too slow at making segments. It is tried again each second. Meanwhile what does not fit waits
+    /// and is then refused as `Busy`, reads go on, and the node leads only where nobody else has room.
+    pub full: bool,
     /// On a leader: what it knows of the other members.
     pub peers: Vec<PeerStatus>,
     /// The links to the other members, if the transport shows them: that over TCP does.

@@ -184,3 +184,6 @@ pub(crate) fn deadline_after(timeout: Duration) -> Instant {
     let now = Instant::now();
     now.checked_add(timeout.min(FAR)).unwrap_or(now)
 }
+
+#[cfg(test)]
+mod tests;

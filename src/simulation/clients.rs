@@ -18,6 +18,10 @@ use crate::types::{EntryId, LogIndex};
 /// The most writes in one call.
 const MAX_WRITES: usize = 8;
 
+/// How long a client waits once a majority is sound. Whoever waits at one of the others must come to it
+/// before the world is found stuck.
+const CALM_PATIENCE: Duration = Duration::from_secs(2);
+
 type Machine<W> = Observed<<W as Workload>::Machine>;
 
 /// One client.
@@ -70,6 +74,16 @@ impl<W: Workload> World<W> {
         }
         self.next_client = self.clients.iter().map(|client| client.next).min().unwrap_or(NEVER);
         Ok(())
+    }
+
+    /// Lets no client wait for long any more.
+    pub(super) fn grow_impatient(&mut self) {
+        self.options.patience = self.options.patience.min(CALM_PATIENCE);
+        let latest = self.now.after(self.options.patience);
+        for client in &mut self.clients {
+            client.next = client.next.min(latest);
+        }
+        self.next_client = self.next_client.min(latest);
     }
 
     /// Draws when a client acts next.

@@ -14,8 +14,10 @@ use super::machine::Machine;
 use super::network::index;
 use super::workload::Workload;
 use crate::consensus::{Core, Generation, quorum};
-use crate::message::{AppendOutcome, Envelope, Message};
+use crate::message::{Append, AppendOutcome, Envelope, Message};
 use crate::node::simulated::Simulated;
+use crate::record::Records;
+use crate::slices::Slices;
 use crate::types::{EntryId, HardState, LogIndex, NodeId, Role, Term};
 
 /// A promise that was broken.
@@ -115,6 +117,7 @@ pub(super) struct Witness {
     /// Who voted for itself, as it does to become a leader.
     candidates: BTreeSet<(NodeId, Term)>,
     committed: Vec<Committed>,
+    truncations: u64,
 }
 
 impl Witness {
@@ -126,6 +129,7 @@ impl Witness {
             votes: BTreeMap::new(),
             candidates: BTreeSet::new(),
             committed: Vec::new(),
+            truncations: 0,
         }
     }
 
@@ -194,6 +198,7 @@ impl Witness {
         if is.role == Role::Leader {
             self.check_leader(core, &was, &is)?;
         }
+        self.truncations += is.generation.0 - was.generation.0;
         let was_log = (was.base, was.last.term, was.generation);
         if was_log != (is.base, is.last.term, is.generation) {
             self.check_terms(core)?;
@@ -287,6 +292,29 @@ impl Witness {
         let prev = core.term_at(run.first.prev()).unwrap_or_default();
         self.terms.insert(term, TermEntries { leader: id, first: run.first, prev, last });
         Ok(())
+    }
+
+    /// A leader may have lost its term, and the entries it made, to a message that came in the step that made
+    /// it one. What it has sent is all that there will ever be of them elsewhere.
+    fn take_sent(&mut self, from: NodeId, append: &Append, records: &Slices) {
+        let seen = &self.nodes[index(from.0)];
+        if (seen.role, seen.hard_state.term) == (Role::Leader, append.term) {
+            return;
+        }
+        let mut prev = append.prev;
+        for record in Records::trusted(records) {
+            let id = record.expect("a record of ours").header.id;
+            match self.terms.get_mut(&id.term) {
+                Some(made) if made.leader == from => made.last = made.last.max(id.index),
+                None if id.term == append.term => {
+                    let (leader, first, last) = (from, id.index, id.index);
+                    let made = TermEntries { leader, first, prev: prev.term, last };
+                    self.terms.insert(id.term, made);
+                }
+                Some(_) | None => {}
+            }
+            prev = id;
+        }
     }
 
     /// Log matching: the entries of a term are those of its leader and follow what its leader had before
@@ -416,6 +444,10 @@ impl Witness {
             let first = *self.votes.entry((from, term)).or_insert(vote);
             keep!(first == vote, "node {from} votes for {first} and {vote} in term {term}");
         }
+        if let Message::Append(append) = message {
+            self.leads(from, append.term)?;
+            self.take_sent(from, append, &envelope.records);
+        }
         let node = index(from.0);
         let acknowledged = match message {
             Message::AppendReply(reply) => match reply.outcome {
@@ -458,6 +490,11 @@ impl Witness {
     /// Terms that had a leader.
     pub(super) fn leaders(&self) -> u64 {
         self.leaders.len() as u64
+    }
+
+    /// Truncations of logs.
+    pub(super) fn truncations(&self) -> u64 {
+        self.truncations
     }
 
     /// The last entry that is committed.

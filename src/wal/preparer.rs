@@ -165,6 +165,11 @@ impl Preparer {
         Ok(true)
     }
 
+    /// Whether a failure was final.
+    pub(crate) fn is_poisoned(&self) -> bool {
+        self.poisoned
+    }
+
     /// Has sealed segments read from their files once all of them is there, and unmaps those that nobody
     /// holds any more.
     fn cool(&mut self) {

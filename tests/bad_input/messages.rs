@@ -279,7 +279,12 @@ fn absurd(term: Term) -> Vec<Message> {
             replicated: LogIndex(u64::MAX),
         }));
         let (round, matched) = (ReadRound(u64::MAX), LogIndex(u64::MAX));
-        messages.push(Message::HeartbeatReply(HeartbeatReply { term, round, matched }));
+        messages.push(Message::HeartbeatReply(HeartbeatReply {
+            term,
+            round,
+            matched,
+            full: false,
+        }));
     }
     for matched in [LogIndex(u64::MAX), LogIndex(1 << 40)] {
         let outcome = AppendOutcome::Accepted { matched };
@@ -287,7 +292,12 @@ fn absurd(term: Term) -> Vec<Message> {
         let outcome = AppendOutcome::Rejected { prev: matched, hint: far };
         messages.push(Message::AppendReply(AppendReply { term, outcome }));
         let round = ReadRound(u64::MAX);
-        messages.push(Message::HeartbeatReply(HeartbeatReply { term, round, matched }));
+        messages.push(Message::HeartbeatReply(HeartbeatReply {
+            term,
+            round,
+            matched,
+            full: false,
+        }));
     }
     let zero = Term(0);
     messages.push(Message::Append(Append::default()));
@@ -332,7 +342,12 @@ fn a_stranger_is_no_voter_and_acknowledges_nothing() {
         }
         let outcome = AppendOutcome::Accepted { matched: leader.last.index };
         group.say(to, stranger, Message::AppendReply(AppendReply { term: later, outcome }), vec![]);
-        let reply = HeartbeatReply { term: later, round: ReadRound(0), matched: LogIndex::ZERO };
+        let reply = HeartbeatReply {
+            term: later,
+            round: ReadRound(0),
+            matched: LogIndex::ZERO,
+            full: false,
+        };
         group.say(to, stranger, Message::HeartbeatReply(reply), vec![]);
     }
     group.assert_unharmed(leader.term);

@@ -205,6 +205,7 @@ pub fn heartbeat_reply(term: u64, round: u64, matched: u64) -> Message {
         term: Term(term),
         round: ReadRound(round),
         matched: LogIndex(matched),
+        full: false,
     })
 }
 

@@ -63,7 +63,11 @@ pub fn message(message: &Message) -> String {
             m.term, m.committed, m.round.0, m.replicated
         ),
         Message::HeartbeatReply(m) => {
-            format!("heartbeat-reply term={} round={} matched={}", m.term, m.round.0, m.matched)
+            let full = if m.full { " full" } else { "" };
+            format!(
+                "heartbeat-reply term={} round={} matched={}{full}",
+                m.term, m.round.0, m.matched
+            )
         }
         Message::Forward(m) => {
             format!("forward term={} sequence={} count={}", m.term, m.sequence, m.count)
@@ -94,6 +98,7 @@ pub fn input(input: &Input) -> String {
             format!("persisted term={} vote={}", state.term, node(state.voted_for))
         }
         Input::Fit(fit) => format!("fit {}", if *fit { "yes" } else { "no" }),
+        Input::Full(full) => format!("full {}", if *full { "yes" } else { "no" }),
     }
 }
 

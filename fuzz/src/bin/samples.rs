@@ -71,7 +71,7 @@ fn messages() -> Vec<(Message, Vec<u8>)> {
         Message::AppendReply(AppendReply { term, outcome: accepted }),
         Message::AppendReply(AppendReply { term, outcome: rejected }),
         Message::Heartbeat(Heartbeat { term, committed: index, round, replicated: index }),
-        Message::HeartbeatReply(HeartbeatReply { term, round, matched: index }),
+        Message::HeartbeatReply(HeartbeatReply { term, round, matched: index, full: true }),
         Message::ForwardReply(ForwardReply { term, asker: SENDER, sequence, first: index }),
         Message::ReadIndex(ReadIndex { term, round }),
         Message::ReadIndexReply(ReadIndexReply { term, asker: SENDER, round, index }),

@@ -179,7 +179,7 @@ impl Pair {
                 }
                 Message::Heartbeat(heartbeat) => {
                     let (round, matched) = (heartbeat.round, self.matched);
-                    let reply = HeartbeatReply { term, round, matched };
+                    let reply = HeartbeatReply { term, round, matched, full: false };
                     self.deliver(Message::HeartbeatReply(reply));
                 }
                 other => panic!("a leader without other members says {other:?}"),
@@ -205,7 +205,8 @@ fn a_member_that_restarts_twice_in_a_row_is_asked_about_entries_that_it_has() {
     let term = pair.leader.core().term();
     for boot in [2, 3] {
         pair.other.boot = BootCount(boot);
-        let reply = HeartbeatReply { term, round: ReadRound::default(), matched: LogIndex(1) };
+        let reply =
+            HeartbeatReply { term, round: ReadRound::default(), matched: LogIndex(1), full: false };
         pair.deliver(Message::HeartbeatReply(reply));
         pair.tick();
     }

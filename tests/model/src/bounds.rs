@@ -7,9 +7,10 @@
 use oarlock::{Member, Membership, NodeId};
 
 use crate::rules::Sight::{
-    self, Committed, CommittedByTwoLeaders, ForwardedCommitted, Leader, LostInACrash,
-    MajorityOverwritten, ReadAnswered, ReadOfALaterLeader, ReadOnAFollower, Resigned, SecondLeader,
-    Truncated, TwoCommandsCommitted, TwoLeadersAtOnce,
+    self, ChangeCut, CommandCommittedByOne, Committed, CommittedByTwoLeaders, CommittedInJoint,
+    ForwardedCommitted, Leader, LostInACrash, MajorityOverwritten, ReadAnswered, ReadInJoint,
+    ReadOfALaterLeader, ReadOnAFollower, Resigned, SecondLeader, Truncated, TwoCommandsCommitted,
+    TwoLeadersAtOnce,
 };
 
 /// How messages travel. Any of them may be lost in either case: it is then never delivered.
@@ -33,6 +34,46 @@ pub(crate) enum Start {
     /// Raft figure 8 (b): nodes 1 and 3 have led terms 1 and 2, each has an entry that nobody else has, and
     /// all have restarted.
     Split,
+    /// Node 3 has led term 1, and has stored an entry that makes the membership joint, which nobody else has;
+    /// all have restarted.
+    Entering,
+    /// The change went on: node 2 has the joint membership, which is committed, and node 3 has the end of
+    /// the change as well, which is committed as soon as somebody counts it; node 1 has heard of neither.
+    Leaving,
+}
+
+/// A membership on the way from {1, 2, 3} to {3}.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Stage {
+    Three,
+    Joint,
+    One,
+}
+
+impl Stage {
+    /// The voters: a majority in each of these sets decides.
+    pub(crate) fn halves(self) -> &'static [&'static [u64]] {
+        match self {
+            Self::Three => &[&[1, 2, 3]],
+            Self::Joint => &[&[3], &[1, 2, 3]],
+            Self::One => &[&[3]],
+        }
+    }
+
+    /// Whether the nodes that are `in_it` decide.
+    pub(crate) fn decides(self, in_it: impl Fn(NodeId) -> bool) -> bool {
+        let count = |half: &[u64]| half.iter().filter(|id| in_it(NodeId(**id))).count();
+        self.halves().iter().all(|half| 2 * count(half) > half.len())
+    }
+
+    pub(crate) fn membership(self) -> Membership {
+        let mut halves = self
+            .halves()
+            .iter()
+            .map(|half| half.iter().map(|id| (NodeId(*id), Member::default())).collect());
+        let voters = halves.next().expect("somebody votes");
+        Membership { voters, outgoing: halves.next().unwrap_or_default(), ..Membership::default() }
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -40,7 +81,8 @@ pub(crate) enum Start {
 pub(crate) struct Bounds {
     pub(crate) name: &'static str,
     pub(crate) about: &'static str,
-    pub(crate) membership: fn() -> Membership,
+    /// The membership before the first entry.
+    pub(crate) stage: Stage,
     pub(crate) pre_vote: bool,
     pub(crate) check_quorum: bool,
     pub(crate) start: Start,
@@ -67,6 +109,8 @@ pub(crate) struct Bounds {
     pub(crate) repeats: u8,
     /// How often a leader is told that something was lost.
     pub(crate) drops: u8,
+    /// How often a disk is full, or has room again.
+    pub(crate) fills: u8,
     /// What must be seen.
     pub(crate) sights: &'static [Sight],
 }
@@ -76,7 +120,7 @@ pub(crate) struct Bounds {
 const THREE: Bounds = Bounds {
     name: "",
     about: "",
-    membership: three,
+    stage: Stage::Three,
     pre_vote: false,
     check_quorum: false,
     start: Start::Fresh,
@@ -95,11 +139,12 @@ const THREE: Bounds = Bounds {
     restarts: 0,
     repeats: 0,
     drops: 0,
+    fills: 0,
     sights: &[],
 };
 
 /// The bounds for every change.
-pub(crate) const SMALL: [Bounds; 14] = [
+pub(crate) const SMALL: [Bounds; 19] = [
     Bounds {
         name: "votes",
         about: "one term; disks that lag, a restart, a repeated message",
@@ -141,7 +186,7 @@ pub(crate) const SMALL: [Bounds; 14] = [
     Bounds {
         name: "joint",
         about: "elections while {1, 2, 3} is left for {3}",
-        membership: joint,
+        stage: Stage::Joint,
         sights: &[Leader, SecondLeader],
         ..THREE
     },
@@ -252,10 +297,69 @@ pub(crate) const SMALL: [Bounds; 14] = [
         sights: &[ForwardedCommitted, CommittedByTwoLeaders, Truncated],
         ..THREE
     },
+    Bounds {
+        name: "full-disks",
+        about: "a full leader that gives way, a command, and room again",
+        start: Start::Led,
+        network: Network::InOrder,
+        appends: true,
+        heartbeats: true,
+        commands: 1,
+        fills: 2,
+        sights: &[Resigned, SecondLeader, CommittedByTwoLeaders],
+        ..THREE
+    },
+    Bounds {
+        name: "joint-commit",
+        about: "{1, 2, 3} becomes joint, or does not; a command, a restart",
+        start: Start::Entering,
+        network: Network::InOrder,
+        appends: true,
+        commands: 1,
+        restarts: 1,
+        sights: &[CommittedInJoint, ChangeCut, SecondLeader],
+        ..THREE
+    },
+    Bounds {
+        name: "joint-terms",
+        about: "the same, and another leader",
+        start: Start::Entering,
+        network: Network::InOrder,
+        appends: true,
+        terms: 3,
+        sights: &[CommittedInJoint, ChangeCut, CommittedByTwoLeaders, TwoLeadersAtOnce],
+        ..THREE
+    },
+    Bounds {
+        name: "joint-reads",
+        about: "the same, and a read",
+        start: Start::Entering,
+        network: Network::InOrder,
+        appends: true,
+        heartbeats: true,
+        terms: 3,
+        reads: 1,
+        sights: &[ReadInJoint, ChangeCut, ReadOfALaterLeader, TwoLeadersAtOnce],
+        ..THREE
+    },
+    Bounds {
+        name: "joint-left",
+        about: "{3} decides alone, and the others do not know; a command, a read, a restart",
+        start: Start::Leaving,
+        network: Network::InOrder,
+        appends: true,
+        heartbeats: true,
+        terms: 3,
+        commands: 1,
+        reads: 1,
+        restarts: 1,
+        sights: &[CommandCommittedByOne, ReadAnswered],
+        ..THREE
+    },
 ];
 
 /// The bounds for a longer look: what `SMALL` has, and further.
-pub(crate) const LARGE: [Bounds; 14] = {
+pub(crate) const LARGE: [Bounds; 19] = {
     let [
         votes,
         elections,
@@ -271,6 +375,11 @@ pub(crate) const LARGE: [Bounds; 14] = {
         reads,
         follower_reads,
         forwards,
+        full_disks,
+        joint_commit,
+        joint_terms,
+        joint_reads,
+        joint_left,
     ] = SMALL;
     [
         Bounds { restarts: 2, ..votes },
@@ -284,20 +393,13 @@ pub(crate) const LARGE: [Bounds; 14] = {
         Bounds { window: 2, ..figure_8 },
         Bounds { window: 2, ..generations },
         Bounds { commands: 2, ..crashes },
-        Bounds { commands: 1, ..reads },
+        Bounds { restarts: 1, ..reads },
         Bounds { reads: 2, ..follower_reads },
         Bounds { commands: 1, ..forwards },
+        Bounds { ticks: 1, ..full_disks },
+        Bounds { slow_log: true, ..joint_commit },
+        Bounds { commands: 1, ..joint_terms },
+        Bounds { restarts: 1, ..joint_reads },
+        Bounds { terms: 4, ..joint_left },
     ]
 };
-
-fn members<const N: usize>(nodes: [u64; N]) -> impl Iterator<Item = (NodeId, Member)> {
-    nodes.into_iter().map(|node| (NodeId(node), Member::default()))
-}
-
-fn three() -> Membership {
-    Membership::of_voters(members([1, 2, 3]))
-}
-
-fn joint() -> Membership {
-    Membership { outgoing: members([1, 2, 3]).collect(), ..Membership::of_voters(members([3])) }
-}

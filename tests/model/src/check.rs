@@ -62,6 +62,10 @@ impl Model for Cluster {
             is_seen::<11>,
             is_seen::<12>,
             is_seen::<13>,
+            is_seen::<14>,
+            is_seen::<15>,
+            is_seen::<16>,
+            is_seen::<17>,
         ];
         let sometimes = sights
             .iter()

@@ -17,10 +17,14 @@ pub(crate) enum Plant {
     ReadsAtOnce,
     OldRoundsConfirm,
     TakesForwardsAgain,
+    ElectsByNewHalf,
+    ElectsByOldHalf,
+    CommitsByNewHalf,
+    ReadsByNewHalf,
 }
 
 impl Plant {
-    pub(crate) const ALL: [Self; 12] = [
+    pub(crate) const ALL: [Self; 16] = [
         Self::AcksBeforeStoring,
         Self::VotesBeforeStoring,
         Self::ForgetsVote,
@@ -33,6 +37,10 @@ impl Plant {
         Self::ReadsAtOnce,
         Self::OldRoundsConfirm,
         Self::TakesForwardsAgain,
+        Self::ElectsByNewHalf,
+        Self::ElectsByOldHalf,
+        Self::CommitsByNewHalf,
+        Self::ReadsByNewHalf,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -49,6 +57,10 @@ impl Plant {
             Self::ReadsAtOnce => "reads-at-once",
             Self::OldRoundsConfirm => "old-rounds-confirm",
             Self::TakesForwardsAgain => "takes-forwards-again",
+            Self::ElectsByNewHalf => "elects-by-new-half",
+            Self::ElectsByOldHalf => "elects-by-old-half",
+            Self::CommitsByNewHalf => "commits-by-new-half",
+            Self::ReadsByNewHalf => "reads-by-new-half",
         }
     }
 
@@ -106,6 +118,24 @@ impl Plant {
                 "a leader does not look at the number of what is forwarded",
                 "forwards",
                 Rule::ForwardsOnce,
+            ),
+            Self::ElectsByNewHalf => {
+                ("the new half of a joint membership elects", "joint-terms", Rule::OneLeader)
+            }
+            Self::ElectsByOldHalf => (
+                "the old half of a joint membership elects",
+                "joint-left",
+                Rule::LeadersAreComplete,
+            ),
+            Self::CommitsByNewHalf => (
+                "the new half of a joint membership commits",
+                "joint-terms",
+                Rule::LeadersAreComplete,
+            ),
+            Self::ReadsByNewHalf => (
+                "the new half of a joint membership confirms reads",
+                "joint-reads",
+                Rule::ReadsAreConfirmed,
             ),
         }
     }

@@ -2,6 +2,7 @@
 
 use oarlock::{LogIndex, NodeId, Role, Term};
 
+use crate::bounds::Stage;
 use crate::state::{Entry, Frozen, Node, State};
 
 /// A property of every state.
@@ -15,12 +16,13 @@ pub(crate) enum Rule {
     CommittedIsOne,
     PromisesAreStored,
     ReadsAreFresh,
+    ReadsAreConfirmed,
     ForwardsOnce,
     CoreAsserts,
 }
 
 impl Rule {
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; 11] = [
         Self::OneLeader,
         Self::LogsMatch,
         Self::LeadersAreComplete,
@@ -29,6 +31,7 @@ impl Rule {
         Self::CommittedIsOne,
         Self::PromisesAreStored,
         Self::ReadsAreFresh,
+        Self::ReadsAreConfirmed,
         Self::ForwardsOnce,
         Self::CoreAsserts,
     ];
@@ -43,6 +46,7 @@ impl Rule {
             Self::CommittedIsOne => "all nodes commit the same entries",
             Self::PromisesAreStored => "what a message promises is on its sender's disk",
             Self::ReadsAreFresh => "a read sees all that was committed before it",
+            Self::ReadsAreConfirmed => "a quorum knew no later leader when a read came in",
             Self::ForwardsOnce => "a log holds what a node forwarded once, and in its order",
             Self::CoreAsserts => "the core's own assertions hold",
         }
@@ -89,10 +93,14 @@ pub(crate) enum Sight {
     ReadOfALaterLeader,
     ReadOnAFollower,
     ForwardedCommitted,
+    CommittedInJoint,
+    CommandCommittedByOne,
+    ChangeCut,
+    ReadInJoint,
 }
 
 impl Sight {
-    pub(crate) const ALL: [Self; 14] = [
+    pub(crate) const ALL: [Self; 18] = [
         Self::Leader,
         Self::SecondLeader,
         Self::TwoLeadersAtOnce,
@@ -107,6 +115,10 @@ impl Sight {
         Self::ReadOfALaterLeader,
         Self::ReadOnAFollower,
         Self::ForwardedCommitted,
+        Self::CommittedInJoint,
+        Self::CommandCommittedByOne,
+        Self::ChangeCut,
+        Self::ReadInJoint,
     ];
 
     pub(crate) fn says(self) -> &'static str {
@@ -125,6 +137,10 @@ impl Sight {
             Self::ReadOfALaterLeader => "a read is answered in a later leader's term",
             Self::ReadOnAFollower => "a follower answers a read",
             Self::ForwardedCommitted => "what a follower forwarded is committed",
+            Self::CommittedInJoint => "a joint membership commits an entry of its leader's term",
+            Self::CommandCommittedByOne => "a command is committed by {3} alone",
+            Self::ChangeCut => "a joint membership is cut",
+            Self::ReadInJoint => "a read is answered in a joint membership",
         }
     }
 
@@ -161,6 +177,11 @@ impl Sight {
             Self::ForwardedCommitted => {
                 onlooker.committed.iter().any(|entry| entry.sequence.is_some())
             }
+            Self::CommittedInJoint => onlooker.was_committed_under(Stage::Joint, 1),
+            // And the no-op that began the term.
+            Self::CommandCommittedByOne => onlooker.was_committed_under(Stage::One, 2),
+            Self::ChangeCut => onlooker.change_cut,
+            Self::ReadInJoint => onlooker.reads_answered.in_joint,
         }
     }
 }
@@ -172,21 +193,25 @@ pub(crate) struct Onlooker {
     pub(crate) leaders: Vec<Option<NodeId>>,
     /// The longest prefix that any node has announced as committed.
     pub(crate) committed: Vec<Entry>,
-    /// In which term each of them was first announced.
-    pub(crate) committed_in: Vec<Term>,
+    /// In which term, and under which membership, each of them was first announced.
+    pub(crate) committed_in: Vec<(Term, Stage)>,
     /// Whether a truncation has taken an entry that a majority of disks held.
     pub(crate) majority_overwritten: bool,
     pub(crate) lost_in_a_crash: bool,
+    /// Whether a truncation has taken a membership.
+    pub(crate) change_cut: bool,
     pub(crate) reads_answered: ReadsAnswered,
 }
 
 /// Which kinds of reads were answered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a sight of its own")]
 pub(crate) struct ReadsAnswered {
     pub(crate) any: bool,
     /// In a term that is not the first.
     pub(crate) later: bool,
     pub(crate) on_follower: bool,
+    pub(crate) in_joint: bool,
 }
 
 impl Onlooker {
@@ -203,7 +228,7 @@ impl Onlooker {
             broken.add(Rule::OneLeader);
         }
         // A late leader of an earlier term knows nothing of what later ones have committed.
-        let earlier = self.committed_in.partition_point(|committed_in| *committed_in < term);
+        let earlier = self.committed_in.partition_point(|(announced, _)| *announced < term);
         if !node.log.starts_with(&self.committed[..earlier]) {
             broken.add(Rule::LeadersAreComplete);
         }
@@ -213,6 +238,7 @@ impl Onlooker {
     pub(crate) fn saw_commit(
         &mut self,
         index: LogIndex,
+        stage: Stage,
         node: &Node,
         others: &[&Node],
         broken: &mut Rules,
@@ -224,26 +250,36 @@ impl Onlooker {
                 Some(_) => broken.add(Rule::CommittedIsOne),
                 None => {
                     self.committed.push(entry);
-                    self.committed_in.push(node.core.term());
-                    if !is_on_a_quorum(at, entry, node, others) {
+                    self.committed_in.push((node.core.term(), stage));
+                    if !is_on_a_quorum(at, entry, stage, node, others) {
                         broken.add(Rule::CommittedByAQuorum);
                     }
                 }
             }
         }
     }
+
+    /// Whether a leader with this membership has committed so many entries of its own term.
+    fn was_committed_under(&self, stage: Stage, entries: usize) -> bool {
+        let announced = self.committed.iter().zip(&self.committed_in);
+        let own =
+            announced.filter(|(entry, (term, under))| entry.id.term == *term && *under == stage);
+        own.count() >= entries
+    }
 }
 
 /// Whether the disks of a quorum hold `entry` at this place.
-pub(crate) fn is_on_a_quorum(at: usize, entry: Entry, node: &Node, others: &[&Node]) -> bool {
-    let membership = node.core.membership();
-    let holds = |id: &NodeId| {
+pub(crate) fn is_on_a_quorum(
+    at: usize,
+    entry: Entry,
+    stage: Stage,
+    node: &Node,
+    others: &[&Node],
+) -> bool {
+    stage.decides(|id| {
         let mut nodes = others.iter().copied().chain([node]);
-        nodes.any(|node| node.id() == *id && node.disk.log.get(at) == Some(&entry))
-    };
-    [&membership.voters, &membership.outgoing]
-        .into_iter()
-        .all(|half| half.is_empty() || 2 * half.keys().filter(|id| holds(id)).count() > half.len())
+        nodes.any(|node| node.id() == id && node.disk.log.get(at) == Some(&entry))
+    })
 }
 
 /// The rules that need no history.
@@ -256,8 +292,10 @@ pub(crate) fn check_state(changed: usize, state: &mut State) {
     if !forwards_rise(&node.log) {
         state.broken.add(Rule::ForwardsOnce);
     }
-    let committed = state.onlooker.committed.iter().enumerate();
-    if committed.into_iter().any(|(at, entry)| !is_on_a_quorum(at, *entry, node, &others)) {
+    let onlooker = &state.onlooker;
+    let mut committed = onlooker.committed.iter().zip(&onlooker.committed_in).enumerate();
+    if committed.any(|(at, (entry, (_, stage)))| !is_on_a_quorum(at, *entry, *stage, node, &others))
+    {
         state.broken.add(Rule::CommittedIsKept);
     }
 }

@@ -25,6 +25,7 @@ fn action(action: Action, state: &State) -> String {
         Action::Propose(at) => format!("{} is given a command", id(at)),
         Action::Forward(at) => format!("{} forwards a proposal", id(at)),
         Action::Read(at) => format!("{} is asked to read", id(at)),
+        Action::Fill(at) => format!("{}'s disk is full, or has room again", id(at)),
         Action::Drop(at, to) => format!("{} is told that something to {to} was lost", id(at)),
         Action::FlushHardState(at) => format!("{}'s disk stores term and vote", id(at)),
         Action::FlushLog(at, count) => {
@@ -47,9 +48,15 @@ fn action(action: Action, state: &State) -> String {
 }
 
 fn entries(entries: &[Entry]) -> String {
-    let entries: Vec<String> =
-        entries.iter().map(|entry| format!("{} by {}", entry.id, entry.by.0)).collect();
+    let entries: Vec<String> = entries
+        .iter()
+        .map(|entry| format!("{} by {}{}", entry.id, entry.by.0, sets(entry)))
+        .collect();
     format!("[{}]", entries.join(", "))
+}
+
+fn sets(entry: &Entry) -> String {
+    entry.sets.map_or_else(String::new, |stage| format!(" sets {stage:?}"))
 }
 
 fn node(node: &Node) -> String {

@@ -10,6 +10,7 @@ use oarlock::consensus::{Core, Generation};
 use oarlock::message::{Append, Entries, Message, ReadRound};
 use oarlock::{BootCount, EntryId, HardState, LogIndex, NodeId, Sender};
 
+use crate::bounds::{Bounds, Stage};
 use crate::rules::{Onlooker, Rules};
 
 /// A value that does not change any more, with its hash.
@@ -60,6 +61,8 @@ pub(crate) struct Entry {
     pub(crate) by: (NodeId, BootCount),
     /// Its number among those that were forwarded.
     pub(crate) sequence: Option<u64>,
+    /// The membership that it sets.
+    pub(crate) sets: Option<Stage>,
 }
 
 /// A message on its way, with the entries that an append carries.
@@ -110,17 +113,33 @@ pub(crate) struct Node {
     /// What the disk was told to store and has not, oldest first.
     pub(crate) writes: Vec<Write>,
     pub(crate) hard_states: Vec<HardState>,
-    /// Reads that wait: their round, and how much was committed anywhere when they came in.
-    pub(crate) reads: Vec<(ReadRound, LogIndex)>,
+    pub(crate) reads: Vec<Waiting>,
     /// So many proposals were forwarded since the start.
     pub(crate) forwarded: u64,
     /// Announced as committed since the start.
     pub(crate) committed: LogIndex,
+    /// Whether its disk has no room.
+    pub(crate) full: bool,
+}
+
+/// A read that waits, and how things were when it came in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Waiting {
+    pub(crate) round: ReadRound,
+    /// So much was committed anywhere.
+    pub(crate) least: LogIndex,
+    /// The nodes, as bits, that had not seen a later term.
+    pub(crate) in_term: u8,
 }
 
 impl Node {
     pub(crate) fn id(&self) -> NodeId {
         self.core.options().me.node
+    }
+
+    /// The membership in force: the last in its log, committed or not.
+    pub(crate) fn stage(&self, bounds: &Bounds) -> Stage {
+        self.log.iter().rev().find_map(|entry| entry.sets).unwrap_or(bounds.stage)
     }
 }
 
@@ -134,6 +153,7 @@ pub(crate) struct Spent {
     pub(crate) restarts: u8,
     pub(crate) drops: u8,
     pub(crate) repeats: u8,
+    pub(crate) fills: u8,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -150,6 +170,7 @@ pub(crate) fn shape_of(entries: &[Entry]) -> Entries {
     let mut shape = Entries::default();
     for entry in entries {
         shape.push(entry.id);
+        shape.memberships.extend(entry.sets.map(|stage| (entry.id.index, stage.membership())));
     }
     shape
 }

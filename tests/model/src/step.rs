@@ -10,11 +10,11 @@ use oarlock::{
     Term,
 };
 
-use crate::bounds::{Bounds, Network, Start};
+use crate::bounds::{Bounds, Network, Stage, Start};
 use crate::plants::Plant;
 use crate::rules::{self, Onlooker, Rule, Rules};
 use crate::state::{
-    Change, Disk, Entry, Frozen, Node, Order, Packet, Spent, State, Write, shape_of,
+    Change, Disk, Entry, Frozen, Node, Order, Packet, Spent, State, Waiting, Write, shape_of,
 };
 
 /// What may happen in a state. Nodes and packets are named by their places.
@@ -32,6 +32,8 @@ pub(crate) enum Action {
     Read(usize),
     /// A leader is told that something on its way to another node was lost.
     Drop(usize, NodeId),
+    /// A disk that has room is full, or the other way round.
+    Fill(usize),
     FlushHardState(usize),
     /// The disk stores so many changes of the log, and reports the last.
     FlushLog(usize, usize),
@@ -71,7 +73,7 @@ fn started(bounds: &Bounds, id: NodeId, boot: BootCount, disk: Disk) -> Node {
     let restored = Restored {
         hard_state: disk.hard_state,
         entries: shape_of(&disk.log),
-        membership: (bounds.membership)(),
+        membership: bounds.stage.membership(),
         ..Restored::default()
     };
     let mut core = Core::new(options(bounds, id, boot), restored);
@@ -98,6 +100,7 @@ fn started(bounds: &Bounds, id: NodeId, boot: BootCount, disk: Disk) -> Node {
         reads: Vec::new(),
         forwarded: 0,
         committed: LogIndex::ZERO,
+        full: false,
     }
 }
 
@@ -112,6 +115,7 @@ fn split_disk(id: NodeId) -> Disk {
             id: EntryId::new(Term(term), LogIndex(1)),
             by: (id, BootCount(1)),
             sequence: None,
+            sets: None,
         }]
     };
     match id {
@@ -119,6 +123,20 @@ fn split_disk(id: NodeId) -> Disk {
         NodeId(2) => stored(2, 3, Vec::new()),
         _ => stored(2, 3, first(2)),
     }
+}
+
+/// What a node has stored that holds so many entries of node 3's: the one that began its term, and those that
+/// change the membership.
+fn changing_disk(entries: usize) -> Disk {
+    let entry = |index: u64, sets| Entry {
+        id: EntryId::new(Term(1), LogIndex(index)),
+        by: (NodeId(3), BootCount(1)),
+        sequence: None,
+        sets,
+    };
+    let log = [entry(1, None), entry(2, Some(Stage::Joint)), entry(3, Some(Stage::One))];
+    let hard_state = HardState { term: Term(1), voted_for: Some(NodeId(3)) };
+    Disk { hard_state, log: log[..entries].to_vec() }
 }
 
 thread_local! {
@@ -152,11 +170,16 @@ impl State {
             Start::Fresh => Self::of_disks(bounds, |_| Disk::default()),
             Start::Led => Self::of_disks(bounds, |_| Disk::default()).led(bounds),
             Start::Split => Self::of_disks(bounds, split_disk).split(),
+            Start::Entering => {
+                let entries = |id| if id == NodeId(3) { 2 } else { 1 };
+                Self::of_disks(bounds, |id| changing_disk(entries(id))).changing(1)
+            }
+            Start::Leaving => Self::of_disks(bounds, |id| changing_disk(id.0 as usize)).changing(2),
         }
     }
 
     fn of_disks(bounds: &Bounds, disk: impl Fn(NodeId) -> Disk) -> Self {
-        let membership = (bounds.membership)();
+        let membership = bounds.stage.membership();
         let node = |id| Frozen::new(started(bounds, id, BootCount(1), disk(id)));
         Self {
             nodes: membership.nodes().into_iter().map(node).collect(),
@@ -169,6 +192,18 @@ impl State {
 
     fn split(mut self) -> Self {
         self.onlooker.leaders = vec![Some(NodeId(1)), Some(NodeId(3))];
+        self
+    }
+
+    /// Node 3 has led, and has committed so many of its entries, each under the membership before it.
+    fn changing(mut self, committed: usize) -> Self {
+        let onlooker = &mut self.onlooker;
+        onlooker.leaders = vec![Some(NodeId(3))];
+        onlooker.committed = changing_disk(committed).log;
+        onlooker.committed_in = [Stage::Three, Stage::Joint][..committed]
+            .iter()
+            .map(|stage| (Term(1), *stage))
+            .collect();
         self
     }
 
@@ -241,6 +276,9 @@ impl State {
         if spent.reads < bounds.reads && may_read && node.core.leader().is_some() {
             actions.push(Action::Read(at));
         }
+        if spent.fills < bounds.fills {
+            actions.push(Action::Fill(at));
+        }
         if !node.hard_states.is_empty() {
             actions.push(Action::FlushHardState(at));
         }
@@ -276,6 +314,7 @@ impl State {
             | Action::Forward(at)
             | Action::Read(at)
             | Action::Drop(at, _)
+            | Action::Fill(at)
             | Action::FlushHardState(at)
             | Action::FlushLog(at, _)
             | Action::Restart { node: at, .. } => at,
@@ -318,6 +357,11 @@ impl Step<'_> {
                 self.state.spent.drops += 1;
                 self.feed(Input::Dropped { to });
             }
+            Action::Fill(_) => {
+                self.state.spent.fills += 1;
+                self.node.full = !self.node.full;
+                self.feed(Input::Full(self.node.full));
+            }
             Action::FlushHardState(_) => self.flush_hard_state(),
             Action::FlushLog(_, count) => self.flush_log(count),
             Action::Restart { writes, hard_state, .. } => {
@@ -357,7 +401,12 @@ impl Step<'_> {
     fn deliver(&mut self, packet: &Packet) {
         let Packet { from, message, entries, .. } = packet.clone();
         let message = self.forged(message);
+        let votes = matches!(&message, Message::VoteReply(reply) if reply.granted && !reply.pre);
         self.feed_with(Input::Message { from, message }, &entries);
+        if self.plant == Some(Plant::ElectsByOldHalf) && votes && self.is_joint() {
+            // Together with the own vote that is a majority of {1, 2, 3}.
+            self.forge_vote(NodeId(3));
+        }
     }
 
     /// What a broken core would have understood, or sent.
@@ -376,8 +425,8 @@ impl Step<'_> {
                 forward.sequence += 10 * self.node.log.len() as u64;
             }
             (Some(Plant::OldRoundsConfirm), Message::HeartbeatReply(reply)) => {
-                if let Some((round, _)) = self.node.reads.first() {
-                    reply.round = *round;
+                if let Some(waiting) = self.node.reads.first() {
+                    reply.round = waiting.round;
                 }
             }
             _ => {}
@@ -391,7 +440,7 @@ impl Step<'_> {
         node.forwarded += 1;
         let (me, sequence, term) = (node.core.options().me, node.forwarded, node.core.term());
         let by = (me.node, me.boot);
-        let entry = Entry { id: EntryId::ZERO, by, sequence: Some(sequence) };
+        let entry = Entry { id: EntryId::ZERO, by, sequence: Some(sequence), sets: None };
         let message = Message::Forward(Forward { term, sequence, count: 1 });
         self.send(leader, message, vec![entry]);
     }
@@ -431,7 +480,7 @@ impl Step<'_> {
                     let id = EntryId::new(first.term, first.index.plus(place));
                     match entries {
                         NewEntries::Forwarded => Entry { id, ..arrived[place as usize] },
-                        _ => Entry { id, by, sequence: None },
+                        _ => Entry { id, by, sequence: None, sets: None },
                     }
                 };
                 self.store((0..count).map(entry).collect());
@@ -450,9 +499,10 @@ impl Step<'_> {
             }
             Output::ReadQueued(round) => {
                 let least = LogIndex(self.state.onlooker.committed.len() as u64);
-                node.reads.push((round, least));
-                if self.plant == Some(Plant::ReadsAtOnce) {
-                    let index = node.core.committed();
+                let in_term = self.nodes_in_term();
+                self.node.reads.push(Waiting { round, least, in_term });
+                if self.plant == Some(Plant::ReadsAtOnce) || self.reads_by_new_half() {
+                    let index = self.node.core.committed();
                     self.answer_reads(round, index);
                 }
             }
@@ -477,9 +527,10 @@ impl Step<'_> {
         let node = &mut self.node;
         let (at, last) = (from.0 as usize - 1, from.prev());
         let others = rules::others(&self.state.nodes, self.at);
-        if rules::is_on_a_quorum(at, node.log[at], node, &others) {
+        if rules::is_on_a_quorum(at, node.log[at], node.stage(self.bounds), node, &others) {
             self.state.onlooker.majority_overwritten = true;
         }
+        self.state.onlooker.change_cut |= node.log[at..].iter().any(|entry| entry.sets.is_some());
         node.log.truncate(at);
         node.writes.push(Write { change: Change::Truncate(from), generation, last });
     }
@@ -487,25 +538,48 @@ impl Step<'_> {
     fn announce(&mut self, index: LogIndex) {
         let State { nodes, onlooker, broken, .. } = &mut self.state;
         let others = rules::others(nodes, self.at);
-        onlooker.saw_commit(index, &self.node, &others, broken);
+        onlooker.saw_commit(index, self.node.stage(self.bounds), &self.node, &others, broken);
         self.node.committed = self.node.committed.max(index);
     }
 
     fn answer_reads(&mut self, round: ReadRound, index: LogIndex) {
         let (term, role) = (self.node.core.term(), self.node.core.role());
+        let stage = self.node.stage(self.bounds);
         let answered = &mut self.state.onlooker.reads_answered;
         let broken = &mut self.state.broken;
-        self.node.reads.retain(|(wanted, least)| {
+        self.node.reads.retain(|Waiting { round: wanted, least, in_term }| {
             if *wanted <= round {
                 answered.any = true;
                 answered.later |= term > Term(1);
                 answered.on_follower |= role == Role::Follower;
+                answered.in_joint |= stage == Stage::Joint;
                 if index < *least {
                     broken.add(Rule::ReadsAreFresh);
+                }
+                if role == Role::Leader && !stage.decides(|id| in_term & 1 << id.0 != 0) {
+                    broken.add(Rule::ReadsAreConfirmed);
                 }
             }
             *wanted > round
         });
+    }
+
+    /// The nodes, as bits, that have seen no later term than this one.
+    fn nodes_in_term(&self) -> u8 {
+        let others = rules::others(&self.state.nodes, self.at);
+        let nodes = others.into_iter().chain([&self.node]);
+        let in_term = nodes.filter(|node| node.core.term() <= self.node.core.term());
+        in_term.fold(0, |bits, node| bits | 1 << node.id().0)
+    }
+
+    /// Whether a bug answers what {3}, half of a joint membership, confirms: node 3 itself, at once.
+    fn reads_by_new_half(&self) -> bool {
+        let core = &self.node.core;
+        self.plant == Some(Plant::ReadsByNewHalf)
+            && self.node.id() == NodeId(3)
+            && self.is_joint()
+            && core.role() == Role::Leader
+            && core.term_at(core.committed()) == Some(core.term())
     }
 
     fn send(&mut self, to: NodeId, mut message: Message, entries: Vec<Entry>) {
@@ -621,7 +695,38 @@ impl Step<'_> {
                 matched.sort_unstable();
                 self.announce(matched[(matched.len() - 1) / 2]);
             }
+            Some(Plant::CommitsByNewHalf)
+                if self.node.core.role() == Role::Leader && self.is_joint() =>
+            {
+                let core = &self.node.core;
+                let of_other = core.progress().find(|(id, _)| *id == NodeId(3));
+                let index = of_other.map_or(core.persisted(), |(_, progress)| progress.matched());
+                if core.term_at(index) == Some(core.term()) {
+                    self.announce(index);
+                }
+            }
+            Some(Plant::ElectsByNewHalf) if self.is_joint() => {
+                for id in [1, 2] {
+                    self.forge_vote(NodeId(id));
+                }
+            }
             _ => {}
+        }
+    }
+
+    fn is_joint(&self) -> bool {
+        self.node.stage(self.bounds) == Stage::Joint
+    }
+
+    /// A candidate counts a vote that nobody gave.
+    fn forge_vote(&mut self, id: NodeId) {
+        let core = &self.node.core;
+        if core.role() == Role::Candidate && id != self.node.id() {
+            let others = rules::others(&self.state.nodes, self.at);
+            let from = others.into_iter().find(|other| other.id() == id).expect("one of the nodes");
+            let from = from.core.options().me;
+            let vote = VoteReply { term: core.term(), granted: true, pre: false };
+            self.feed(Input::Message { from, message: Message::VoteReply(vote) });
         }
     }
 

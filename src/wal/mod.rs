@@ -220,6 +220,9 @@ mod reader;
 mod rebuild;
 mod recovery;
 mod replace;
+#[cfg(oarlock_loom)]
+#[path = "../../tests/schedules/src/loom/segments.rs"]
+pub(crate) mod schedules;
 mod segment;
 mod vote;
 

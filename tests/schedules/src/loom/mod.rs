@@ -15,9 +15,11 @@ use crate::schedules::Scenario;
 use crate::sync::{FOR_EVER, Instant};
 use crate::transport::tcp::schedules as senders;
 use crate::types::{EntryId, LogIndex, Term};
+use crate::wal::schedules as segments;
 
 /// All of them.
-pub const ALL: &[&[Scenario]] = &[tickets::ALL, doors::ALL, watches::ALL, senders::ALL, loops::ALL];
+pub const ALL: &[&[Scenario]] =
+    &[tickets::ALL, doors::ALL, watches::ALL, senders::ALL, segments::ALL, loops::ALL];
 
 fn far() -> Instant {
     Instant::now() + FOR_EVER

@@ -19,7 +19,7 @@ use crate::storage::Storage;
 use crate::sync::thread;
 use crate::sync::{self, FOR_EVER};
 use crate::transport::memory::Network;
-use crate::types::{NodeId, Role};
+use crate::types::{EntryId, LogIndex, NodeId, Role, Term};
 
 pub(super) const ALL: &[Scenario] = scenarios![
     proposals_and_reads_take_no_time,
@@ -252,8 +252,9 @@ fn callers_that_give_up_are_told_the_truth() -> u64 {
     })
 }
 
-/// Callers of every kind, and somebody who stops the node meanwhile.
-fn stop_among_callers(stop: fn(Node<Journal<false>>)) {
+/// Callers of every kind, and somebody who stops the node meanwhile; one of them waits for something that
+/// never comes, unless all must come back by themselves.
+fn stop_among_callers(all_come_back: bool, stop: fn(Node<Journal<false>>)) {
     // Some wait for room.
     let (node, seen) = one::<false>(&Config { max_pending_proposals: 2, ..config() });
     let proposing = {
@@ -272,6 +273,11 @@ fn stop_among_callers(stop: fn(Node<Journal<false>>)) {
         let node = node.clone();
         thread::spawn(move || node.read(|journal| assert!(!journal.half)))
     };
+    let never = Consistency::AtLeast(EntryId::new(Term(1), LogIndex(1000)));
+    let hoping = (!all_come_back).then(|| {
+        let node = node.clone();
+        thread::spawn(move || node.read_with(never, |_| ()))
+    });
     let mut subscription = node.leadership();
     let watching = thread::spawn(move || {
         let last = subscription.wait_for(FOR_EVER, |leadership| leadership.stopped);
@@ -298,19 +304,25 @@ fn stop_among_callers(stop: fn(Node<Journal<false>>)) {
         Ok(()) | Err(ReadError::Stopped(_) | ReadError::NotLeader { .. }) => {}
         Err(error) => panic!("{error}"),
     }
+    if let Some(hoping) = hoping {
+        let hoped = hoping.join().expect("no panic");
+        assert!(matches!(hoped, Err(ReadError::Stopped(_))), "{hoped:?}");
+    }
     watching.join().expect("no panic");
 }
 
 fn a_stop_answers_everybody() -> u64 {
-    explore(60, || stop_among_callers(|node| node.shutdown(FOR_EVER).expect("all threads end")))
+    explore(60, || {
+        stop_among_callers(false, |node| node.shutdown(FOR_EVER).expect("all threads end"))
+    })
 }
 
 fn a_crash_answers_everybody() -> u64 {
-    explore(60, || stop_among_callers(|node| node.halt(FOR_EVER).expect("all threads end")))
+    explore(60, || stop_among_callers(false, |node| node.halt(FOR_EVER).expect("all threads end")))
 }
 
 fn the_last_handle_stops_the_node() -> u64 {
-    explore(60, || stop_among_callers(drop))
+    explore(60, || stop_among_callers(true, drop))
 }
 
 fn nobody_reads_what_is_half_applied() -> u64 {
@@ -325,9 +337,11 @@ fn nobody_reads_what_is_half_applied() -> u64 {
             .map(|_| {
                 let node = node.clone();
                 thread::spawn(move || {
-                    for consistency in [Consistency::Stale, Consistency::Linearizable] {
-                        let read = node.read_with(consistency, |journal| journal.half);
-                        assert!(!matches!(read, Ok(true)), "a half-applied state was read");
+                    // Until the node has stopped.
+                    while let Ok(half) = node.read_with(Consistency::Stale, |journal| journal.half)
+                    {
+                        assert!(!half, "a half-applied state was read");
+                        thread::yield_now();
                     }
                 })
             })
@@ -396,11 +410,9 @@ fn a_log_that_rolls_waits_for_no_tick() -> u64 {
         let (node, _seen) = one::<false>(&config());
         let hasty = sync::world(|world| world.is_hasty());
         let begun = sync::now();
-        // More than two segments hold.
-        for _ in 0..5 {
-            let tickets = node.submit_many([LARGE; 100]).expect("taken");
-            assert!(tickets.wait_all().iter().all(Result::is_ok));
-        }
+        // More than the two segments hold that there are.
+        let tickets = node.submit_many([LARGE; 600]).expect("taken");
+        assert!(tickets.wait_all().iter().all(Result::is_ok));
         assert!(hasty || sync::now() == begun, "{} ns passed", sync::now() - begun);
         // It tells its status at its ticks.
         thread::park_timeout(2 * Config::default().tick);

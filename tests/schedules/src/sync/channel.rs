@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
+use std::thread::panicking;
 use std::time::Duration;
 
 use super::{Condvar, Instant, Mutex};
@@ -93,6 +94,10 @@ impl<T> Clone for Sender<T> {
 
 impl<T> Drop for Sender<T> {
     fn drop(&mut self) {
+        // A schedule that has failed is over, and its locks with it.
+        if panicking() {
+            return;
+        }
         let mut state = self.0.state.lock();
         state.senders -= 1;
         let was_last = state.senders == 0;
@@ -105,6 +110,9 @@ impl<T> Drop for Sender<T> {
 
 impl<T> Drop for Receiver<T> {
     fn drop(&mut self) {
+        if panicking() {
+            return;
+        }
         let waiting = {
             let mut state = self.0.state.lock();
             state.received = false;

@@ -197,7 +197,16 @@ impl<S: StateMachine> Node<S> {
         &self,
         commands: impl IntoIterator<Item = S::Command>,
     ) -> Result<Tickets<S>, ProposeError<Vec<S::Command>>> {
-        let commands: Vec<S::Command> = commands.into_iter().collect();
+        let mut commands: Vec<S::Command> = commands.into_iter().collect();
+        if commands.len() == 1
+            && let Some(command) = commands.pop()
+        {
+            // By itself it needs no second buffer, which is dear for a long one.
+            let submitted = self.submit(command);
+            return submitted
+                .map(|ticket| Tickets(vec![ticket]))
+                .map_err(|error| error.map(|command| vec![command]));
+        }
         if let Err(error) = self.check_door() {
             return Err(error.map(|()| commands));
         }

@@ -132,6 +132,11 @@ impl<S: StateMachine> Simulated<S> {
         self.wal.as_ref().is_some_and(WalLoop::has_written)
     }
 
+    /// Whether records, term or vote are being made durable.
+    pub(crate) fn is_flushing(&self) -> bool {
+        self.wal.as_ref().is_some_and(WalLoop::is_under_way)
+    }
+
     /// The consensus core, as its last step left it.
     pub(crate) fn core(&self) -> &Core {
         &self.core.core

@@ -186,6 +186,15 @@ fn client(run: &Run, me: u32, seed: u64) {
     }
 }
 
+/// Ends the clients, also when the nemesis panics.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
 fn setting(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |value| value.parse().expect("a number"))
 }
@@ -222,6 +231,7 @@ fn histories_of_real_processes_under_a_nemesis_are_linearizable() {
             let (run, seed) = (&run, seed.wrapping_mul(1000) + me);
             scope.spawn(move || client(run, me as u32, seed));
         }
+        let over = Over(&run.over);
         let mut nemesis = Nemesis {
             run: &run,
             servers: &mut servers,
@@ -236,7 +246,7 @@ fn histories_of_real_processes_under_a_nemesis_are_linearizable() {
         // What was in flight ends, and a last read of every key is part of its history.
         servers.leader();
         thread::sleep(Duration::from_millis(500));
-        run.over.store(true, Ordering::SeqCst);
+        drop(over);
         (done, slow)
     });
     for id in servers.ids() {

@@ -14,14 +14,23 @@
 //! things is true: `-CLUSTERDOWN`, nothing was done, or `-TIMEOUT unknown outcome`, it may still happen.
 //!
 //! What clients may ask is bounded: a key has at most 64 KiB, a write 1 MiB, a pattern of `KEYS` 1 KiB, a
-//! reply 4 MiB, and replies that clients do not fetch take 256 MiB altogether, beyond 256 KiB for each. A
-//! `KEYS` that would keep the state for long is refused. Each limit is told in an error.
+//! reply 4 MiB. Replies that a client does not fetch wait for it up to 32 MiB; those of all clients, and the
+//! requests that are not whole, take 256 MiB altogether beyond 256 KiB and 48 KiB for each. A `KEYS` that
+//! would keep the state for long is refused. Each limit is told in an error. Where all places for clients
+//! are taken, one that comes pushes out the one that has been idle longest.
 //!
-//! This file is all that embedding a node takes. `store` is what is replicated, `connection` proposes and
-//! reads; the rest is Redis's protocol.
+//! A node that stops by itself, since its disk failed or a write could not be applied, ends the program with
+//! exit code 1 and a line that says why.
+//!
+//! This file is all that embedding a node takes. `store` is what is replicated, `pipeline` proposes and
+//! reads; the rest is Redis's protocol, and clients that are not to be trusted.
 
 #[path = "kv/about.rs"]
 mod about;
+#[path = "kv/budget.rs"]
+mod budget;
+#[path = "kv/client.rs"]
+mod client;
 #[path = "kv/commands.rs"]
 mod commands;
 #[path = "kv/connection.rs"]
@@ -30,6 +39,10 @@ mod connection;
 mod glob;
 #[path = "kv/options.rs"]
 mod options;
+#[path = "kv/pipeline.rs"]
+mod pipeline;
+#[path = "kv/places.rs"]
+mod places;
 #[path = "kv/replies.rs"]
 mod replies;
 #[path = "kv/resp.rs"]
@@ -41,9 +54,10 @@ mod store;
 
 use std::error::Error;
 use std::io::{self, Write};
-use std::net::TcpListener;
 use std::process::ExitCode;
+use std::sync::Arc;
 
+use connection::{Shared, Times};
 #[cfg(feature = "tls")]
 use oarlock::transport::tcp::Tls;
 use oarlock::{Config, Node, NodeBuilder};
@@ -53,30 +67,44 @@ use store::{MAX_WRITE_BYTES, Store};
 fn main() -> ExitCode {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
     if std::env::args().skip(1).any(|arg| arg == "--help" || arg == "-h") {
-        println!("{USAGE}");
-        return ExitCode::SUCCESS;
+        return if writeln!(io::stdout(), "{USAGE}").is_ok() {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        };
     }
     let options = match Options::parse(std::env::args().skip(1)) {
         Ok(options) => options,
-        Err(error) => {
-            eprintln!("kv: {error}\n\n{USAGE}");
-            return ExitCode::from(2);
-        }
+        Err(error) => return fail(2, &format!("{error}\n\n{USAGE}")),
     };
-    match start(options) {
-        Ok((listener, node, max_clients)) => server::serve(&listener, &node, max_clients),
-        Err(error) => {
-            eprintln!("kv: {error}");
-            ExitCode::FAILURE
-        }
+    match serve(options) {
+        Ok(stopped) => fail(1, &stopped),
+        Err(error) => fail(1, &error.to_string()),
     }
 }
 
-fn start(options: Options) -> Result<(TcpListener, Node<Store>, usize), Box<dyn Error>> {
-    let max_clients = server::clients_with_files(options.max_clients)?;
-    let listener = TcpListener::bind(&options.redis)
-        .map_err(|error| format!("clients cannot connect to {}: {error}", options.redis))?;
+/// The end of a program that was to run for ever. Nobody may be there to read why.
+fn fail(code: u8, why: &str) -> ExitCode {
+    let _ = writeln!(io::stderr(), "kv: {why}");
+    ExitCode::from(code)
+}
 
+/// Serves clients until the node stops; says why it did.
+fn serve(options: Options) -> Result<String, Box<dyn Error>> {
+    let max_clients = server::clients_with_files(options.max_clients)?;
+    let listener = server::listen(&options.redis)
+        .map_err(|error| format!("clients cannot connect to {}: {error}", options.redis))?;
+    let id = options.id;
+    let node = start(options)?;
+
+    let address = listener.local_addr()?;
+    let _ = writeln!(io::stdout(), "node {id}: clients at {address}");
+    let shared = Arc::new(Shared::new(max_clients, Times::default()));
+    let cause = server::serve(listener, &node, shared)?;
+    Ok(format!("node {id} stopped: {cause}"))
+}
+
+fn start(options: Options) -> Result<Node<Store>, Box<dyn Error>> {
     let builder = Node::builder(options.id, Store::default())
         .cluster_name("kv")
         .members(options.members)
@@ -89,10 +117,7 @@ fn start(options: Options) -> Result<(TcpListener, Node<Store>, usize), Box<dyn 
         Some(files) => listen_tls(builder, options.listen, &files)?,
         None => builder.listen(options.listen),
     };
-    let node = builder.start()?;
-
-    writeln!(io::stdout(), "node {}: clients at {}", options.id, listener.local_addr()?)?;
-    Ok((listener, node, max_clients))
+    Ok(builder.start()?)
 }
 
 #[cfg(feature = "tls")]

@@ -34,7 +34,9 @@ usage: simulate [options]
   --jobs N        threads (one for each core)
   --trace LINES   prints the last events of each world
   --resume FILE   keeps the state of the campaign there, and goes on with it
-  --json          prints the report as JSON
+  --json          prints the report as JSON, and everything else to stderr
+
+Exit codes: 0 if every promise was kept, 1 if not, 2 if the arguments make no sense.
 ";
 
 /// What the command line asks for.
@@ -72,13 +74,6 @@ impl Campaign {
             if name == "--json" {
                 campaign.json = true;
                 continue;
-            }
-            if name == "--help" || name == "-h" {
-                return Err(HELP.to_owned());
-            }
-            if name == "--troubles" {
-                let names: Vec<&str> = Trouble::ALL.iter().map(|trouble| trouble.name()).collect();
-                return Err(names.join("\n"));
             }
             let value = args.next().ok_or_else(|| format!("{name} takes a value\n\n{HELP}"))?;
             match name.as_str() {
@@ -155,7 +150,7 @@ fn number(text: &str) -> Result<u64, String> {
 fn range(text: &str) -> Result<RangeInclusive<u64>, String> {
     let (first, last) = text.split_once("..").unwrap_or((text, text));
     let (first, last) = (number(first)?, number(last)?);
-    if (1..=64).contains(&first) && (first..=64).contains(&last) {
+    if 1 <= first && first <= last && last <= 64 {
         Ok(first..=last)
     } else {
         Err(format!("{text} is no range of 1 to 64 nodes"))
@@ -218,18 +213,42 @@ const MAX_SHRUNK: usize = 3;
 /// is gone.
 fn tell(campaign: &Campaign, seed: u64, broken: &Broken, smaller: bool) {
     let options = campaign.options(seed);
-    println!("\nseed {seed} breaks a promise: {broken}\n  {}", campaign.replay(&options));
-    if !smaller {
-        return;
+    let mut text =
+        format!("\nseed {seed} breaks a promise: {broken}\n  {}\n", campaign.replay(&options));
+    if smaller {
+        let shrunk = shrink(&options, broken, 300, |options| run(options).err());
+        let (_, trace) = World::run_traced(shrunk.options.clone(), workload(seed), 60);
+        let _ = writeln!(
+            text,
+            "\nsmaller, after {} tries: {}\n  {}\n{trace}",
+            shrunk.runs,
+            shrunk.broken,
+            campaign.replay(&shrunk.options)
+        );
     }
-    let shrunk = shrink(&options, broken, 300, |options| run(options).err());
-    let (_, trace) = World::run_traced(shrunk.options.clone(), workload(seed), 60);
-    println!(
-        "\nsmaller, after {} tries: {}\n  {}\n{trace}",
-        shrunk.runs,
-        shrunk.broken,
-        campaign.replay(&shrunk.options)
-    );
+    if campaign.json { eprint!("{text}") } else { print!("{text}") }
+}
+
+/// The report of a whole campaign, as one JSON object.
+fn to_json(progress: &Progress, time: Duration, rate: u64) -> String {
+    let report = progress.sum.to_json();
+    let open = report.strip_suffix('}').expect("an object");
+    let (failed, seconds) = (&progress.failed, time.as_secs_f64());
+    format!(
+        "{open},\"failed_seeds\":{failed:?},\"seconds\":{seconds:.1},\"events_per_second\":{rate}}}"
+    )
+}
+
+/// Shows the last events of each world; true if every promise was kept.
+fn show_traces(campaign: &Campaign, lines: usize) -> bool {
+    let mut kept = true;
+    for seed in campaign.first..campaign.first + campaign.runs {
+        let (outcome, trace) = World::run_traced(campaign.options(seed), workload(seed), lines);
+        kept &= outcome.is_ok();
+        let outcome = outcome.map_or_else(|broken| broken.to_string(), |report| report.to_json());
+        println!("seed {seed}\n{trace}{outcome}");
+    }
+    kept
 }
 
 fn run_campaign(campaign: &Campaign, mut progress: Progress) -> Result<Progress, String> {
@@ -315,48 +334,52 @@ fn collect(
     Ok(())
 }
 
-fn main() -> ExitCode {
-    let campaign = match Campaign::from_args(std::env::args().skip(1)) {
-        Ok(campaign) => campaign,
-        Err(text) => {
-            eprintln!("{text}");
-            return ExitCode::from(2);
-        }
-    };
+/// Runs what is asked for; true if every promise was kept.
+fn simulate(campaign: &Campaign) -> Result<bool, String> {
     if let Some(lines) = campaign.trace {
-        for seed in campaign.first..campaign.first + campaign.runs {
-            let options = campaign.options(seed);
-            let (outcome, trace) = World::run_traced(options, workload(seed), lines);
-            println!(
-                "seed {seed}\n{trace}{}",
-                outcome.map_or_else(|b| b.to_string(), |r| r.to_json())
-            );
-        }
-        return ExitCode::SUCCESS;
+        return Ok(show_traces(campaign, lines));
     }
     // A panic in the library is told as a broken promise, with its seed.
     std::panic::set_hook(Box::new(|_| {}));
     let begun = Instant::now();
     let loaded = match &campaign.state {
-        Some(path) => Progress::load(path, &campaign),
-        None => Ok(Progress::default()),
+        Some(path) => Progress::load(path, campaign)?,
+        None => Progress::default(),
     };
-    match loaded.and_then(|progress| run_campaign(&campaign, progress)) {
-        Ok(progress) if campaign.json => println!("{}", progress.sum.to_json()),
-        Ok(Progress { sum, failed, .. }) => {
-            println!(
-                "{sum}\n{} failed {failed:?}, {:.1} s",
-                failed.len(),
-                begun.elapsed().as_secs_f64()
-            );
-            if !failed.is_empty() {
-                return ExitCode::FAILURE;
-            }
+    let before = loaded.sum.events;
+    let progress = run_campaign(campaign, loaded)?;
+    let (time, failed) = (begun.elapsed(), &progress.failed);
+    let rate = rate(progress.sum.events - before, time);
+    if campaign.json {
+        println!("{}", to_json(&progress, time, rate));
+    } else {
+        let (seconds, count) = (time.as_secs_f64(), failed.len());
+        println!(
+            "{}\n{count} failed {failed:?}, {seconds:.1} s, {rate} events a second",
+            progress.sum
+        );
+    }
+    Ok(failed.is_empty())
+}
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    if args.iter().any(|arg| arg == "--help" || arg == "-h") {
+        print!("{HELP}");
+        return ExitCode::SUCCESS;
+    }
+    if args.iter().any(|arg| arg == "--troubles") {
+        for trouble in Trouble::ALL {
+            println!("{}", trouble.name());
         }
-        Err(error) => {
-            eprintln!("{error}");
-            return ExitCode::from(2);
+        return ExitCode::SUCCESS;
+    }
+    match Campaign::from_args(args.into_iter()).and_then(|campaign| simulate(&campaign)) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(text) => {
+            eprintln!("{text}");
+            ExitCode::from(2)
         }
     }
-    ExitCode::SUCCESS
 }

@@ -75,7 +75,11 @@ impl fmt::Display for Failure {
             Self::TooLarge(size) => {
                 write!(f, "TooLarge: {size} bytes, and a record has at most {MAX_SIZE}")
             }
-            Self::Log(error) => write!(f, "{}: {error}", error.kind.name()),
+            // The name stands first, for scripts; once is enough.
+            Self::Log(error) => {
+                let text = error.to_string().replacen(": damaged: ", ": ", 1);
+                write!(f, "{}: {text}", error.kind.name())
+            }
             Self::Output(error) => write!(f, "Output: {error}"),
         }
     }

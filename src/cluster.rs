@@ -8,7 +8,7 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tempfile::TempDir;
@@ -17,6 +17,7 @@ use crate::config::Config;
 use crate::error::{ShutdownError, StartError};
 use crate::node::{Node, deadline_after};
 use crate::state_machine::StateMachine;
+use crate::sync::Instant;
 use crate::transport::memory::Network;
 use crate::types::NodeId;
 use crate::wal::Memory;

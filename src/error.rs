@@ -553,12 +553,15 @@ fn other_members(f: &mut fmt::Formatter<'_>, stored: &[NodeId], given: &[NodeId]
     let list = |ids: &[NodeId]| ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     if stored == given {
         let ids = list(given);
-        return write!(f, "the directory was first started with other addresses of members {ids}");
+        return write!(
+            f,
+            "the directory was first started with other addresses of members {ids}: start it with those"
+        );
     }
     write!(
         f,
-        "the directory was first started with other members ({}) than these ({}); their addresses \
-         count too",
+        "the directory was first started with other members ({}) than these ({}), and must be started \
+         with those, and their addresses",
         list(stored),
         list(given)
     )
@@ -591,15 +594,15 @@ mod tests {
     fn other_members_in_a_directory_are_an_error_of_their_own_at_the_start() {
         let (stored, given) = (vec![NodeId(1), NodeId(2)], vec![NodeId(1)]);
         let error = StorageError::new("data", StorageErrorKind::OtherMembers { stored, given });
-        let text = "the directory was first started with other members (1, 2) than these (1); \
-                    their addresses count too";
+        let text = "the directory was first started with other members (1, 2) than these (1), and must be \
+                    started with those, and their addresses";
         assert_eq!(error.to_string(), format!("data: {text}"));
         let error = StartError::from(error);
         assert!(matches!(error, StartError::MembersChanged { .. }), "{error:?}");
         assert_eq!(error.to_string(), text);
 
         let error = StartError::MembersChanged { stored: vec![NodeId(1)], given: vec![NodeId(1)] };
-        let text = "the directory was first started with other addresses of members 1";
+        let text = "the directory was first started with other addresses of members 1: start it with those";
         assert_eq!(error.to_string(), text, "the ids alone would look the same");
     }
 }

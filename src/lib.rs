@@ -10,11 +10,15 @@ pub mod membership;
 pub mod message;
 mod node;
 pub mod record;
+#[cfg(any(oarlock_loom, oarlock_shuttle))]
+#[path = "../tests/schedules/src/scenarios.rs"]
+pub mod schedules;
 #[cfg(feature = "simulation")]
 pub mod simulation;
 pub mod slices;
 mod state_machine;
 pub mod storage;
+mod sync;
 mod threads;
 pub mod transport;
 mod types;

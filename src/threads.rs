@@ -4,11 +4,8 @@
 
 use std::io;
 use std::sync::Arc;
-use std::thread;
-use std::time::Instant;
 
-use parking_lot::{Condvar, Mutex};
-
+use crate::sync::{Condvar, Instant, Mutex, thread};
 use crate::types::NodeId;
 
 /// What Linux keeps of a thread's name.

@@ -5,10 +5,10 @@
 //! a busy thread cost one token.
 
 use std::cell::Cell;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crate::sync::channel::{Receiver, Sender, bounded};
+use crate::sync::{self, Instant, MAX_YIELDS, thread};
 
 /// Wakes one thread.
 #[derive(Clone, Debug)]
@@ -26,10 +26,6 @@ pub(crate) struct Wakeup {
 pub(crate) struct Patience {
     yields: u32,
 }
-
-/// The most times a thread gives way before it sleeps. Sleeping and being woken costs some 25 µs of
-/// latency and 7 µs of CPU where cores are few; giving way costs a fraction of a microsecond.
-const MAX_YIELDS: u32 = 32;
 
 /// A sleep that is over so soon was not worth its cost.
 const SHORT_SLEEP: Duration = Duration::from_micros(100);
@@ -96,16 +92,16 @@ impl Patience {
     }
 }
 
-thread_local! {
+sync::thread_local! {
     static PATIENCE: Cell<Patience> = const { Cell::new(Patience::new()) };
 }
 
 /// Gives way until `done`, and otherwise calls `sleep`, with what the current thread has learnt of its
 /// waits. For callers, who have no [`Wakeup`] of their own.
 pub(crate) fn wait_for(done: impl FnMut() -> bool, sleep: impl FnOnce()) {
-    let mut patience = PATIENCE.get();
+    let mut patience = PATIENCE.with(Cell::get);
     if !patience.wait(done) {
         patience.sleep(sleep);
-        PATIENCE.set(patience);
+        PATIENCE.with(|kept| kept.set(patience));
     }
 }

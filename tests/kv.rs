@@ -4,20 +4,29 @@
 #![cfg(unix)]
 
 #[path = "../examples/kv/about.rs"]
-#[allow(dead_code, reason = "asked by connections, which run in processes of their own here")]
 mod about;
+#[path = "../examples/kv/budget.rs"]
+mod budget;
+#[path = "../examples/kv/client.rs"]
+mod client;
 #[path = "../examples/kv/commands.rs"]
 mod commands;
 #[path = "../examples/kv/connection.rs"]
-#[allow(dead_code, reason = "connections run in processes of their own here")]
 mod connection;
 #[path = "../examples/kv/glob.rs"]
 mod glob;
+#[path = "../examples/kv/pipeline.rs"]
+mod pipeline;
+#[path = "../examples/kv/places.rs"]
+mod places;
 mod proxy;
 #[path = "../examples/kv/replies.rs"]
 mod replies;
 #[path = "../examples/kv/resp.rs"]
 mod resp;
+#[path = "../examples/kv/server.rs"]
+#[allow(dead_code, reason = "files are counted by processes of their own here")]
+mod server;
 #[path = "../examples/kv/store.rs"]
 mod store;
 
@@ -28,7 +37,10 @@ mod kv {
     mod input;
     mod json;
     mod load;
+    mod local;
     mod meaning;
     mod parser;
+    mod pipelines;
+    mod places;
     mod servers;
 }

@@ -19,6 +19,7 @@ const LAYERS: &[&[&str]] = &[
         "record",
         "slices",
         "storage",
+        "sync",
         "threads",
         "types",
         "wake",

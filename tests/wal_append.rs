@@ -134,6 +134,7 @@ fn a_directory_that_is_in_use_or_somebody_elses_or_damaged_is_refused_by_name() 
     assert_eq!(code, Some(1), "{text}");
     assert!(text.starts_with("wal_append: Damaged: "), "{text}");
     assert!(text.contains("0000000001.seg at byte "), "{text}");
+    assert!(!text.contains("damaged"), "once is enough: {text}");
 }
 
 #[test]

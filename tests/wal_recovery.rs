@@ -758,6 +758,21 @@ fn truncated_terms_leave_nothing_of_their_shape() {
 }
 
 #[test]
+fn a_log_that_needs_none_of_its_entries_still_knows_the_time_of_the_last() {
+    let mut rig = Rig::new();
+    rig.roll(1);
+    for _ in 0..3 {
+        let last = rig.log().last().index;
+        rig.log().release(last);
+        rig.cover();
+        rig.prepare();
+        rig = rig.restart();
+        assert_eq!(rig.log().last().index, last);
+        assert_eq!(rig.opened.recovered.last_time, last.0 * 10);
+    }
+}
+
+#[test]
 fn a_truncation_after_a_restart_knows_the_terms_from_before_it() {
     let mut rig = Rig::new();
     for term in [1, 2, 3] {

@@ -3,35 +3,70 @@
 use std::fmt::{Display, Write};
 
 use oarlock::transport::Direction;
-use oarlock::{Node, Role, Status};
+use oarlock::{EntryId, Node, Role, Status};
 
-use crate::commands::Question;
+use crate::commands::{self, Question};
+use crate::places::Places;
+use crate::replies::Replies;
 use crate::resp;
 use crate::store::Store;
 
-pub(crate) fn answer(question: Question, node: &Node<Store>, rejected: u64, out: &mut Vec<u8>) {
-    let status = node.status();
+/// The version of Redis whose ways clients may expect.
+const REDIS_VERSION: &str = "6.2.0";
+
+/// Who asks.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Asker {
+    pub(crate) id: u64,
+}
+
+pub(crate) fn answer(
+    question: Question,
+    asker: Asker,
+    node: &Node<Store>,
+    places: &Places,
+    replies: &mut Replies,
+) {
+    let out = replies.short();
     match question {
-        Question::Info => resp::bulk(out, info(&status, rejected).as_bytes()),
-        Question::Status => resp::bulk(out, json(&status).as_bytes()),
-        Question::Leader => match status.leader {
+        Question::Info => resp::bulk(out, info(&node.status(), places).as_bytes()),
+        Question::Status => resp::bulk(out, json(&node.status()).as_bytes()),
+        Question::Leader => match node.status().leader {
             Some(leader) => resp::integer(out, leader),
             None => resp::nil(out),
         },
+        Question::ClientId => resp::integer(out, asker.id),
+        Question::Clients => {
+            let mut list = Vec::new();
+            resp::bulk(&mut list, places.list().as_bytes());
+            replies.ready(&list);
+        }
+        Question::Commands => commands::describe_all(out),
+        Question::CommandNames => commands::name_all(out),
     }
 }
 
 /// In the form that programs which look at Redis servers know.
-fn info(status: &Status, rejected: u64) -> String {
+fn info(status: &Status, places: &Places) -> String {
     let role = if status.role == Role::Leader { "master" } else { "slave" };
     let leader = status.leader.map_or_else(|| "none".to_owned(), |leader| leader.to_string());
     format!(
         "# Server\r\n\
+         redis_version:{REDIS_VERSION}\r\n\
+         redis_mode:standalone\r\n\
          oarlock_version:{}\r\n\
          process_id:{}\r\n\
          \r\n\
+         # Clients\r\n\
+         connected_clients:{}\r\n\
+         \r\n\
+         # Persistence\r\n\
+         loading:0\r\n\
+         \r\n\
          # Stats\r\n\
-         rejected_connections:{rejected}\r\n\
+         total_connections_received:{}\r\n\
+         rejected_connections:{}\r\n\
+         pushed_out_connections:{}\r\n\
          \r\n\
          # Replication\r\n\
          role:{role}\r\n\
@@ -43,6 +78,10 @@ fn info(status: &Status, rejected: u64) -> String {
          raft_applied:{}\r\n",
         env!("CARGO_PKG_VERSION"),
         std::process::id(),
+        places.count(),
+        places.come(),
+        places.rejected(),
+        places.pushed_out(),
         status.id,
         status.role,
         status.term,
@@ -87,7 +126,7 @@ pub(crate) fn json(status: &Status) -> String {
         .value("term", Some(status.term))
         .value("leader", status.leader)
         .value("first", Some(status.first))
-        .text("last", Some(status.last))
+        .value("last", Some(entry(status.last)))
         .value("log_segments", Some(status.log_segments))
         .value("log_bytes", Some(status.log_bytes))
         .value("persisted", Some(status.persisted))
@@ -102,6 +141,10 @@ pub(crate) fn json(status: &Status) -> String {
         .value("listener", listener)
         .text("stopped", status.stopped.as_ref())
         .end()
+}
+
+fn entry(entry: EntryId) -> String {
+    Object::new().value("term", Some(entry.term)).value("index", Some(entry.index)).end()
 }
 
 fn direction(direction: &Direction) -> String {

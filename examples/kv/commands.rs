@@ -7,12 +7,23 @@ use std::borrow::Cow;
 
 use crate::glob;
 use crate::replies::{MAX_REPLY_BYTES, Replies};
-use crate::resp::{self, Malformed, Request};
+use crate::resp::{self, Request};
 use crate::store::{MAX_WRITE_BYTES, Op, Store, Write};
 
 /// What a request asks for.
 #[derive(Debug)]
 pub(crate) enum Command<'a> {
+    /// Something to be done, and a reply.
+    Step(Step<'a>),
+    /// The end of the connection, after `OK`.
+    Quit,
+    /// The end of the connection, without a word.
+    Leave,
+}
+
+/// What is done for one request.
+#[derive(Debug)]
+pub(crate) enum Step<'a> {
     /// A change of the state, to be replicated.
     Write(Write),
     /// A look at the state.
@@ -21,20 +32,31 @@ pub(crate) enum Command<'a> {
     Ask(Question),
     /// Nothing: this is the reply.
     Reply(Cow<'static, [u8]>),
-    /// The end of the connection, after `OK`.
-    Quit,
-    /// The end of the connection, without a word.
-    Leave,
-    /// The end of the connection: what came is no request.
-    Broken(Malformed),
 }
 
-/// What only the node itself can tell.
+impl Step<'_> {
+    /// Whether it changes the state or looks at it, if one of the two.
+    pub(crate) fn is_write(&self) -> Option<bool> {
+        match self {
+            Self::Write(_) => Some(true),
+            Self::Read(_) => Some(false),
+            Self::Ask(_) | Self::Reply(_) => None,
+        }
+    }
+}
+
+/// What only the node itself can tell, and what is too long to be kept until its turn comes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Question {
     Info,
     Leader,
     Status,
+    ClientId,
+    Clients,
+    /// All commands, as `COMMAND` describes them.
+    Commands,
+    /// The names of all commands.
+    CommandNames,
 }
 
 /// A look at the state.
@@ -181,10 +203,11 @@ const COMMANDS: &[Spec] = &[
     make("flushall", -1, flush_all),
     make("ping", -1, ping),
     make("echo", 2, |request| text(arg(request, 1))),
-    make("info", -1, |_| Command::Ask(Question::Info)),
+    make("info", -1, |_| ask(Question::Info)),
     make("raft", -2, raft),
     make("select", 2, select),
     make("hello", -1, hello),
+    make("auth", -2, auth),
     make("client", -2, client),
     make("config", -2, config),
     make("command", -1, command_table),
@@ -219,7 +242,7 @@ fn look_at(kind: Look, request: Request<'_>) -> Command<'_> {
             key_too_long(request.args().skip(1))
         }
     };
-    too_long.unwrap_or(Command::Read(Read { kind, request }))
+    too_long.unwrap_or(Command::Step(Step::Read(Read { kind, request })))
 }
 
 /// The error if one of these keys is too long.
@@ -246,7 +269,7 @@ fn propose<'a>(op: Op, args: impl Iterator<Item = &'a [u8]> + Clone) -> Command<
     if write.len() > MAX_WRITE_BYTES {
         return error(&format!("ERR the command exceeds {MAX_WRITE_BYTES} bytes"));
     }
-    Command::Write(write)
+    Command::Step(Step::Write(write))
 }
 
 /// A write with the request's own arguments.
@@ -257,9 +280,9 @@ fn write(op: Op, request: &Request<'_>) -> Command<'static> {
 fn set(request: &Request<'_>) -> Command<'static> {
     let mut op = Op::Set;
     for option in request.args().skip(3) {
-        op = if is(option, "nx") && op == Op::Set {
+        op = if is(option, "nx") && op != Op::SetOld {
             Op::SetNew
-        } else if is(option, "xx") && op == Op::Set {
+        } else if is(option, "xx") && op != Op::SetNew {
             Op::SetOld
         } else if ["ex", "px", "exat", "pxat", "keepttl"].iter().any(|name| is(option, name)) {
             return error(
@@ -305,7 +328,7 @@ fn flush_all(request: &Request<'_>) -> Command<'static> {
 
 fn ping(request: &Request<'_>) -> Command<'static> {
     match request.len() {
-        1 => Command::Reply(Cow::Borrowed(b"+PONG\r\n")),
+        1 => constant(b"+PONG\r\n"),
         2 => text(arg(request, 1)),
         _ => wrong_arity("ping"),
     }
@@ -314,9 +337,9 @@ fn ping(request: &Request<'_>) -> Command<'static> {
 fn raft(request: &Request<'_>) -> Command<'static> {
     let name = arg(request, 1);
     if is(name, "status") && request.len() == 2 {
-        Command::Ask(Question::Status)
+        ask(Question::Status)
     } else if is(name, "leader") && request.len() == 2 {
-        Command::Ask(Question::Leader)
+        ask(Question::Leader)
     } else if ["transfer", "add", "remove", "snapshot"].iter().any(|known| is(name, known)) {
         error("ERR the library cannot do this yet")
     } else {
@@ -341,15 +364,16 @@ fn hello(request: &Request<'_>) -> Command<'static> {
         Some(None) => return error("ERR Protocol version is not an integer or out of range"),
     }
     let mut options = request.args().skip(2);
-    if options.clone().any(|option| is(option, "auth")) {
-        return error("ERR there are no passwords here");
-    }
-    let known = match options.next() {
-        None => true,
-        Some(option) => is(option, "setname") && request.len() == 4,
-    };
-    if !known {
-        return error("ERR syntax error in HELLO");
+    while let Some(option) = options.next() {
+        if is(option, "auth")
+            && let (Some(user), Some(_)) = (options.next(), options.next())
+        {
+            if user != b"default" {
+                return error(WRONG_PASSWORD);
+            }
+        } else if !(is(option, "setname") && options.next().is_some()) {
+            return error("ERR syntax error in HELLO");
+        }
     }
     reply(|out| {
         resp::array(out, 8);
@@ -364,6 +388,21 @@ fn hello(request: &Request<'_>) -> Command<'static> {
     })
 }
 
+const WRONG_PASSWORD: &str = "WRONGPASS invalid username-password pair or user is disabled.";
+
+/// As with a Redis that has no passwords: there is one user, and whatever it gives for its password is right.
+fn auth(request: &Request<'_>) -> Command<'static> {
+    match request.len() {
+        2 => error(
+            "ERR AUTH <password> called without any password configured for the default user. Are \
+             you sure your configuration is correct?",
+        ),
+        3 if arg(request, 1) == b"default" => ok(),
+        3 => error(WRONG_PASSWORD),
+        _ => error("ERR syntax error"),
+    }
+}
+
 /// What clients say about themselves is heard, and forgotten.
 fn client(request: &Request<'_>) -> Command<'static> {
     let name = arg(request, 1);
@@ -371,6 +410,8 @@ fn client(request: &Request<'_>) -> Command<'static> {
         3 if is(name, "setname") || is(name, "no-evict") || is(name, "no-touch") => ok(),
         4 if is(name, "setinfo") => ok(),
         2 if is(name, "getname") => reply(resp::nil),
+        2 if is(name, "id") => ask(Question::ClientId),
+        2 if is(name, "list") => ask(Question::Clients),
         _ => unknown_subcommand(request),
     }
 }
@@ -399,40 +440,70 @@ fn config(request: &Request<'_>) -> Command<'static> {
 }
 
 fn command_table(request: &Request<'_>) -> Command<'static> {
-    let name = request.args().nth(1);
-    match name {
-        None => reply(|out| {
-            resp::array(out, COMMANDS.len());
-            for spec in COMMANDS {
-                resp::array(out, 6);
-                resp::bulk(out, spec.name.as_bytes());
-                resp::integer(out, spec.arity);
-                resp::array(out, 0);
-                (0..3).for_each(|_| resp::integer(out, 0));
+    let name = arg(request, 1);
+    match request.len() {
+        1 => ask(Question::Commands),
+        2 if is(name, "info") => ask(Question::Commands),
+        2 if is(name, "list") => ask(Question::CommandNames),
+        2 if is(name, "count") => reply(|out| resp::integer(out, COMMANDS.len())),
+        // No documentation is a documentation that clients can live with.
+        _ if is(name, "docs") => reply(|out| resp::array(out, 0)),
+        _ if is(name, "info") => reply(|out| {
+            resp::array(out, request.len() - 2);
+            for name in request.args().skip(2) {
+                match COMMANDS.iter().find(|spec| is(name, spec.name)) {
+                    Some(spec) => describe(spec, out),
+                    None => resp::nil_array(out),
+                }
             }
         }),
-        Some(name) if is(name, "count") => reply(|out| resp::integer(out, COMMANDS.len())),
-        // No documentation is a documentation that clients can live with.
-        Some(name) if is(name, "docs") => reply(|out| resp::array(out, 0)),
-        Some(_) => unknown_subcommand(request),
+        _ => unknown_subcommand(request),
     }
+}
+
+/// All commands, in the form of `COMMAND`.
+pub(crate) fn describe_all(out: &mut Vec<u8>) {
+    resp::array(out, COMMANDS.len());
+    COMMANDS.iter().for_each(|spec| describe(spec, out));
+}
+
+/// Their names.
+pub(crate) fn name_all(out: &mut Vec<u8>) {
+    resp::array(out, COMMANDS.len());
+    COMMANDS.iter().for_each(|spec| resp::bulk(out, spec.name.as_bytes()));
+}
+
+fn describe(spec: &Spec, out: &mut Vec<u8>) {
+    resp::array(out, 6);
+    resp::bulk(out, spec.name.as_bytes());
+    resp::integer(out, spec.arity);
+    resp::array(out, 0);
+    (0..3).for_each(|_| resp::integer(out, 0));
 }
 
 fn reply(write: impl FnOnce(&mut Vec<u8>)) -> Command<'static> {
     let mut out = Vec::new();
     write(&mut out);
-    Command::Reply(out.into())
+    Command::Step(Step::Reply(out.into()))
+}
+
+fn constant(reply: &'static [u8]) -> Command<'static> {
+    Command::Step(Step::Reply(Cow::Borrowed(reply)))
 }
 
 fn ok() -> Command<'static> {
-    Command::Reply(Cow::Borrowed(b"+OK\r\n"))
+    constant(b"+OK\r\n")
+}
+
+fn ask(question: Question) -> Command<'static> {
+    Command::Step(Step::Ask(question))
 }
 
 fn text(text: &[u8]) -> Command<'static> {
     reply(|out| resp::bulk(out, text))
 }
 
-fn error(text: &str) -> Command<'static> {
+pub(crate) fn error(text: &str) -> Command<'static> {
     reply(|out| resp::error(out, text))
 }
 

@@ -2,24 +2,52 @@
 //!
 //! A request is an array of byte strings, or a line of words as a human types it. The decoder is fed one
 //! growing buffer, remembers how far it has looked, and copies nothing but what has to be unquoted. It
-//! trusts no length that it reads: nothing is ever allocated by one. It depends on nothing and never
-//! panics, whatever the bytes.
+//! trusts no length that it reads: nothing is ever allocated by one. A request that is longer than it may
+//! be passes by without being kept, so that what follows it is understood. It depends on nothing and
+//! never panics, whatever the bytes.
 
 use std::borrow::Cow;
 use std::fmt;
 use std::io::Write;
+use std::mem;
 
 /// What a client may send.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
     /// The most arguments of a request, its name included.
     pub(crate) args: usize,
-    /// The longest argument, in bytes.
+    /// The longest argument, in bytes. Those above it, up to [`MAX_SKIPPED_BYTES`], are skipped.
     pub(crate) bulk_bytes: usize,
-    /// The longest request, in bytes.
+    /// The longest request, in bytes. The rest of one above it is skipped.
     pub(crate) request_bytes: usize,
     /// The longest line, in bytes.
     pub(crate) line_bytes: usize,
+}
+
+/// The longest argument that a client may announce, as with Redis.
+pub(crate) const MAX_SKIPPED_BYTES: usize = 512 << 20;
+
+/// What stands at the beginning of a buffer.
+#[derive(Debug)]
+pub(crate) enum Found<'a> {
+    Request(Request<'a>),
+    /// A part of a request that exceeds a limit; nothing of it need be kept.
+    Skipped,
+    /// The last part of such a request.
+    TooLong(Exceeded),
+}
+
+/// Which limit a request exceeds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Exceeded {
+    what: &'static str,
+    limit: usize,
+}
+
+impl fmt::Display for Exceeded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} exceeds {} bytes", self.what, self.limit)
+    }
 }
 
 /// Why bytes are no request. What follows them cannot be understood either.
@@ -86,6 +114,17 @@ pub(crate) struct Decoder {
     /// How many arguments it has, and how many of them are still to come.
     args: usize,
     missing: usize,
+    /// Of a request that exceeds a limit: which, and where in it the buffer begins.
+    skipped: Option<(Exceeded, Within)>,
+}
+
+/// A place in a request that is skipped.
+#[derive(Clone, Copy, Debug)]
+enum Within {
+    /// So many bytes before the end of an argument.
+    Argument(usize),
+    /// At the line that announces one.
+    Line,
 }
 
 /// The longest line that holds nothing but a type and a number.
@@ -93,10 +132,15 @@ const NUMBER_LINE: usize = 32;
 
 impl Decoder {
     pub(crate) fn new(limits: Limits) -> Self {
-        Self { limits, body: 0, at: 0, args: 0, missing: 0 }
+        Self { limits, body: 0, at: 0, args: 0, missing: 0, skipped: None }
     }
 
-    /// The request at the buffer's beginning with the number of bytes it takes, which are not to be shown
+    /// Whether it is in the middle of a request of which nothing is in the buffer.
+    pub(crate) fn is_skipping(&self) -> bool {
+        self.skipped.is_some()
+    }
+
+    /// What stands at the buffer's beginning with the number of bytes it takes, which are not to be shown
     /// again; `None` if it is not whole. Then the buffer may grow, but must not change otherwise. A request
     /// may have no arguments at all, which means nothing.
     ///
@@ -105,7 +149,10 @@ impl Decoder {
     pub(crate) fn next<'a>(
         &mut self,
         buffer: &'a [u8],
-    ) -> Result<Option<(Request<'a>, usize)>, Malformed> {
+    ) -> Result<Option<(Found<'a>, usize)>, Malformed> {
+        if let Some((exceeded, within)) = self.skipped {
+            return self.skip(exceeded, within, buffer);
+        }
         if self.body == 0 {
             match buffer.first() {
                 None => return Ok(None),
@@ -124,45 +171,74 @@ impl Decoder {
             (self.missing, self.at, self.body) = (self.args, at, at);
         }
         while self.missing > 0 {
-            let Some(end) = self.bulk(buffer)? else {
+            let Some((length, start)) = announced(buffer, self.at)? else {
                 return Ok(None);
             };
-            self.at = end;
+            if let Some(exceeded) = self.exceeded(length, start) {
+                return self.skip(exceeded, Within::Line, buffer);
+            }
+            match argument_end(buffer, start + length)? {
+                None => return Ok(None),
+                Some(end) => self.at = end,
+            }
             self.missing -= 1;
         }
         let body = Cow::Borrowed(&buffer[self.body..self.at]);
-        let found = (Request { body, args: self.args }, self.at);
+        let found = Found::Request(Request { body, args: self.args });
+        let end = self.at;
         *self = Self::new(self.limits);
-        Ok(Some(found))
+        Ok(Some((found, end)))
     }
 
-    /// Where the argument that begins at `at` ends, if it is there.
-    fn bulk(&self, buffer: &[u8]) -> Result<Option<usize>, Malformed> {
-        let Some((line, start)) = number_line(buffer, self.at, "too big bulk count string")? else {
-            return Ok(None);
-        };
-        if line.first() != Some(&b'$') {
-            let got = line.first().map_or('\r', |&byte| char::from(byte));
-            let got = if got.is_ascii_graphic() { got } else { '?' };
-            return Err(Malformed(format!("expected '$', got '{got}'").into()));
+    /// The limit that an argument of this length, which begins there in the request, exceeds.
+    fn exceeded(&self, length: usize, start: usize) -> Option<Exceeded> {
+        let Limits { bulk_bytes, request_bytes, .. } = self.limits;
+        if length > bulk_bytes {
+            Some(Exceeded { what: "an argument", limit: bulk_bytes })
+        } else if start + length > request_bytes {
+            Some(Exceeded { what: "the request", limit: request_bytes })
+        } else {
+            None
         }
-        let length = number(&line[1..]).and_then(|length| usize::try_from(length).ok());
-        let length = length
-            .filter(|&length| length <= self.limits.bulk_bytes)
-            .ok_or(malformed("invalid bulk length"))?;
-        let end = start + length;
-        if end > self.limits.request_bytes {
-            return Err(malformed("too big request"));
+    }
+
+    /// Passes over as much of a request as is there, from `at` on.
+    fn skip<'a>(
+        &mut self,
+        exceeded: Exceeded,
+        mut within: Within,
+        buffer: &[u8],
+    ) -> Result<Option<(Found<'a>, usize)>, Malformed> {
+        let mut at = mem::take(&mut self.at);
+        while self.missing > 0 {
+            match within {
+                Within::Line => match announced(buffer, at)? {
+                    None => break,
+                    Some((length, start)) => (within, at) = (Within::Argument(length), start),
+                },
+                Within::Argument(left) => {
+                    let there = left.min(buffer.len() - at);
+                    at += there;
+                    within = Within::Argument(left - there);
+                    match argument_end(buffer, at) {
+                        Ok(Some(end)) if there == left => (within, at) = (Within::Line, end),
+                        Err(malformed) if there == left => return Err(malformed),
+                        _ => break,
+                    }
+                    self.missing -= 1;
+                }
+            }
         }
-        match buffer.get(end..end + 2) {
-            None => Ok(None),
-            Some(b"\r\n") => Ok(Some(end + 2)),
-            Some(_) => Err(malformed("an argument is longer than it says")),
+        if self.missing == 0 {
+            *self = Self::new(self.limits);
+            return Ok(Some((Found::TooLong(exceeded), at)));
         }
+        self.skipped = Some((exceeded, within));
+        Ok((at > 0).then_some((Found::Skipped, at)))
     }
 
     /// A request as a line of words.
-    fn line<'a>(&mut self, buffer: &[u8]) -> Result<Option<(Request<'a>, usize)>, Malformed> {
+    fn line<'a>(&mut self, buffer: &[u8]) -> Result<Option<(Found<'a>, usize)>, Malformed> {
         let limit = self.limits.line_bytes;
         let looked = self.at;
         let Some(end) = buffer[looked..].iter().position(|&byte| byte == b'\n') else {
@@ -178,7 +254,31 @@ impl Decoder {
         }
         *self = Self::new(self.limits);
         let (body, args) = words(&buffer[..end])?;
-        Ok(Some((Request { body: Cow::Owned(body), args }, end + 1)))
+        Ok(Some((Found::Request(Request { body: Cow::Owned(body), args }), end + 1)))
+    }
+}
+
+/// The length of the argument that is announced at `at`, and where its bytes begin, if that is there.
+fn announced(buffer: &[u8], at: usize) -> Result<Option<(usize, usize)>, Malformed> {
+    let Some((line, start)) = number_line(buffer, at, "too big bulk count string")? else {
+        return Ok(None);
+    };
+    if line.first() != Some(&b'$') {
+        let got = line.first().map_or('\r', |&byte| char::from(byte));
+        let got = if got.is_ascii_graphic() { got } else { '?' };
+        return Err(Malformed(format!("expected '$', got '{got}'").into()));
+    }
+    let length = number(&line[1..]).and_then(|length| usize::try_from(length).ok());
+    let length = length.filter(|&length| length <= MAX_SKIPPED_BYTES);
+    Ok(Some((length.ok_or(malformed("invalid bulk length"))?, start)))
+}
+
+/// What follows an argument whose bytes end at `at`, if that is there.
+fn argument_end(buffer: &[u8], at: usize) -> Result<Option<usize>, Malformed> {
+    match buffer.get(at..at + 2) {
+        None => Ok(None),
+        Some(b"\r\n") => Ok(Some(at + 2)),
+        Some(_) => Err(malformed("an argument is longer than it says")),
     }
 }
 
@@ -319,6 +419,11 @@ pub(crate) fn bulk(out: &mut Vec<u8>, bytes: &[u8]) {
 /// The answer where there is nothing.
 pub(crate) fn nil(out: &mut Vec<u8>) {
     out.extend_from_slice(b"$-1\r\n");
+}
+
+/// The answer where there is no array.
+pub(crate) fn nil_array(out: &mut Vec<u8>) {
+    out.extend_from_slice(b"*-1\r\n");
 }
 
 /// The beginning of an array of `count` replies.

@@ -1,13 +1,14 @@
-//! Takes clients in, as many as it may, each on a thread of its own.
+//! Takes clients in, each on a thread of its own, until the node stops.
 
-use std::net::{TcpListener, TcpStream};
+use std::io::{self, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 
-use oarlock::Node;
+use oarlock::{Node, StopCause};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use socket2::{Domain, Socket, Type};
 
 use crate::connection::{Connection, Shared};
 use crate::store::Store;
@@ -16,6 +17,10 @@ use crate::store::Store;
 const STACK_BYTES: usize = 512 << 10;
 /// How long to wait when no connection can be taken: mostly there are too many open files.
 const PAUSE: Duration = Duration::from_millis(100);
+/// Clients that may wait to be taken in.
+const BACKLOG: i32 = 1024;
+/// How long clients may take to be told that the node has stopped.
+const LAST_REPLIES: Duration = Duration::from_secs(2);
 
 /// Files that the node may need for its log and its connections. A node that cannot make a file stops, so
 /// clients must never take these.
@@ -44,30 +49,60 @@ pub(crate) fn clients_with_files(max_clients: usize) -> Result<usize, String> {
     }
 }
 
-/// Serves clients for ever.
-pub(crate) fn serve(listener: &TcpListener, node: &Node<Store>, max_clients: usize) -> ! {
-    // Each client holds one more.
-    let clients = Arc::new(());
-    let shared = Arc::new(Shared::default());
+/// A listener at the first of the addresses that can be had.
+///
+/// # Errors
+/// None can.
+pub(crate) fn listen(address: &str) -> io::Result<TcpListener> {
+    let mut error = io::Error::other("no such address");
+    for address in address.to_socket_addrs()? {
+        match listen_at(address) {
+            Ok(listener) => return Ok(listener),
+            Err(refused) => error = refused,
+        }
+    }
+    Err(error)
+}
+
+fn listen_at(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    // Connections of a server that was here before do not keep its successor away.
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// Serves clients until the node stops, and returns why it did. Then those who wait have been told.
+///
+/// # Errors
+/// There is no thread to take clients in.
+pub(crate) fn serve(
+    listener: TcpListener,
+    node: &Node<Store>,
+    shared: Arc<Shared>,
+) -> io::Result<StopCause> {
+    let (taker, shares) = (node.clone(), Arc::clone(&shared));
+    thread::Builder::new()
+        .name("accept".into())
+        .spawn(move || take_clients_in(&listener, &taker, &shares))?;
+    let mut leadership = node.leadership();
+    while leadership.wait_for(Duration::MAX, |latest| latest.stopped).is_none() {}
+    shared.places.wait_quiet(LAST_REPLIES);
+    Ok(node.status().stopped.unwrap_or(StopCause::Shutdown))
+}
+
+fn take_clients_in(listener: &TcpListener, node: &Node<Store>, shared: &Arc<Shared>) -> ! {
     loop {
         match listener.accept() {
-            Ok((stream, _)) if Arc::strong_count(&clients) > max_clients => {
-                shared.rejected.fetch_add(1, Ordering::Relaxed);
-                refuse(stream);
-            }
             Ok((stream, from)) => {
-                let (node, client) = (node.clone(), Arc::clone(&clients));
-                let shared = Arc::clone(&shared);
-                let thread = thread::Builder::new().name("client".into()).stack_size(STACK_BYTES);
-                let started = thread.spawn(move || {
-                    if let Err(error) = Connection::new(stream, node, shared).serve() {
-                        log::debug!("client={from} lost error={error}");
+                let stream = Arc::new(stream);
+                match shared.places.take(Arc::clone(&stream), from) {
+                    Some(place) => {
+                        let connection = Connection::new(place, node.clone(), Arc::clone(shared));
+                        serve_client(connection, stream, from);
                     }
-                    drop(client);
-                });
-                if let Err(error) = started {
-                    log::warn!("client={from} has no thread error={error}");
-                    thread::sleep(PAUSE);
+                    None => refuse(&stream),
                 }
             }
             Err(error) => {
@@ -78,8 +113,20 @@ pub(crate) fn serve(listener: &TcpListener, node: &Node<Store>, max_clients: usi
     }
 }
 
+fn serve_client(connection: Connection, stream: Arc<TcpStream>, from: SocketAddr) {
+    let thread = thread::Builder::new().name("client".into()).stack_size(STACK_BYTES);
+    let started = thread.spawn(move || {
+        if let Err(error) = connection.serve(stream) {
+            log::debug!("client={from} lost error={error}");
+        }
+    });
+    if let Err(error) = started {
+        log::warn!("client={from} has no thread error={error}");
+        thread::sleep(PAUSE);
+    }
+}
+
 /// One too many. Nothing was written to this socket, so there is room for the word, and no waiting.
-fn refuse(mut stream: TcpStream) {
-    use std::io::Write;
+fn refuse(mut stream: &TcpStream) {
     let _ = stream.write(b"-ERR max number of clients reached\r\n");
 }

@@ -69,7 +69,7 @@ impl Op {
 }
 
 /// A write, as the bytes that go into the log.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Write(Vec<u8>);
 
 impl Write {

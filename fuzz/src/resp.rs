@@ -6,7 +6,7 @@ use crate::bytes::Bytes;
 #[expect(dead_code, reason = "only its decoder is looked at")]
 mod parser;
 
-use parser::{Decoder, Limits};
+use parser::{Decoder, Found, Limits};
 
 const LIMITS: Limits = Limits { args: 64, bulk_bytes: 512, request_bytes: 2048, line_bytes: 512 };
 
@@ -48,12 +48,13 @@ fn read(stream: &[u8], piece: usize) -> (Vec<Request>, bool) {
             let taken = match decoder.next(&buffer) {
                 Err(_) => return (requests, true),
                 Ok(None) => break,
-                Ok(Some((request, taken))) => {
+                Ok(Some((Found::Request(request), taken))) => {
                     let args: Request = request.args().map(<[u8]>::to_vec).collect();
                     assert_eq!(args.len(), request.len(), "arguments that are not there");
                     requests.push(args);
                     taken
                 }
+                Ok(Some((Found::Skipped | Found::TooLong(_), taken))) => taken,
             };
             assert!(taken > 0 && taken <= buffer.len(), "{taken} bytes taken of {}", buffer.len());
             buffer.drain(..taken);

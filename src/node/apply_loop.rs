@@ -11,8 +11,6 @@ use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::RwLockWriteGuard;
-
 use super::group::{Awaited, Pending};
 use super::shared::{Loop, Shared, Wait};
 use super::stop::Phase;
@@ -21,6 +19,7 @@ use crate::error::StopCause;
 use crate::record::{EntryKind, Record, Records};
 use crate::slices::Slices;
 use crate::state_machine::{Applied, StateMachine};
+use crate::sync::RwLockWriteGuard;
 use crate::types::{EntryId, LogIndex, Sender};
 use crate::wal::LogReader;
 

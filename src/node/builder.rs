@@ -5,8 +5,6 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-use parking_lot::{Mutex, RwLock};
-
 use super::apply_loop::{Applier, ApplyLoop};
 use super::core_loop::{CoreLoop, Parts};
 use super::inbox::Inbox;
@@ -27,6 +25,7 @@ use crate::error::{StartError, StopCause};
 use crate::membership::{Member, Membership};
 use crate::state_machine::StateMachine;
 use crate::storage::Storage;
+use crate::sync::{Mutex, RwLock};
 use crate::threads::Running;
 use crate::transport::tcp::Tcp;
 use crate::transport::{Inbound, Local, NoTransport, PeerLane, Transport};
@@ -207,6 +206,9 @@ impl<S: StateMachine> NodeBuilder<S> {
             return Err(StartError::NoTransport);
         }
         let Self { id, machine, place, cluster_name, transport, config, clock, .. } = self;
+        let mut transport = transport.unwrap_or_else(|| Box::new(NoTransport));
+        // Before the directory remembers members that cannot be meant.
+        transport.prepare(id, &cluster_name, &initial).map_err(StartError::Transport)?;
         let options = LogOptions::from(&config);
         let (opened, memory) = match place.ok_or(StartError::NoStorage)? {
             Place::Directory(dir, storage) => {
@@ -235,7 +237,6 @@ impl<S: StateMachine> NodeBuilder<S> {
         let core = core(&shared.config, recovered, applied);
 
         let (inbound, peers) = inbound(&shared, local, &running);
-        let mut transport = transport.unwrap_or_else(|| Box::new(NoTransport));
         if let Err(error) = transport.start(inbound) {
             drop(transport);
             // What it may have started holds the port for a moment.

@@ -5,14 +5,12 @@
 //! may commit before the rest, or be superseded; answers are given in the order of the slots.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
-
-use parking_lot::{Condvar, Mutex};
 
 use super::stop::Stop;
 use crate::clock::Time;
 use crate::error::StopCause;
+use crate::sync::atomic::{AtomicUsize, Ordering};
+use crate::sync::{Condvar, Instant, Mutex};
 use crate::types::{EntryId, NodeId, Term};
 use crate::wake::wait_for;
 

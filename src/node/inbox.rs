@@ -9,14 +9,13 @@
 use std::collections::VecDeque;
 use std::mem;
 use std::sync::Arc;
-use std::thread::{self, Thread};
-use std::time::{Duration, Instant};
-
-use parking_lot::{Mutex, MutexGuard};
+use std::time::Duration;
 
 use super::group::{Group, Unplaced};
 use super::stop::Stop;
 use crate::record::record_bytes;
+use crate::sync::thread::{self, Thread};
+use crate::sync::{Instant, Mutex, MutexGuard};
 use crate::wake::Waker;
 
 /// Stands for the length of a proposal that was withdrawn.
@@ -168,6 +167,8 @@ impl<R> Inbox<R> {
             self.wait_for_room(command.len(), deadline)?;
             state = self.state.lock();
             if self.stop.is_stopping() {
+                // A stop waits until all room has come back.
+                state.give_back(1, command.len());
                 return Err(Refused::Stopped);
             }
         } else {

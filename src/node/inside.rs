@@ -6,7 +6,9 @@
 
 use std::cell::RefCell;
 
-thread_local! {
+use crate::sync;
+
+sync::thread_local! {
     static INSIDE: RefCell<Vec<usize>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -17,18 +19,18 @@ pub(crate) struct Inside(());
 impl Inside {
     /// The node is named by the address of what its threads share.
     pub(crate) fn enter(node: usize) -> Self {
-        INSIDE.with_borrow_mut(|inside| inside.push(node));
+        INSIDE.with(|inside| inside.borrow_mut().push(node));
         Self(())
     }
 }
 
 impl Drop for Inside {
     fn drop(&mut self) {
-        INSIDE.with_borrow_mut(Vec::pop);
+        INSIDE.with(|inside| inside.borrow_mut().pop());
     }
 }
 
 /// Whether the current thread is inside that node.
 pub(crate) fn is_inside(node: usize) -> bool {
-    INSIDE.with_borrow(|inside| inside.contains(&node))
+    INSIDE.with(|inside| inside.borrow().contains(&node))
 }

@@ -1,6 +1,8 @@
 //! One node whose loops are stepped by hand, in the orders that threads may run in: between any two
 //! outputs of the core, after a stop, with a loop that is late.
 
+mod limits;
+
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -40,6 +42,8 @@ use crate::types::{BootCount, EntryId, Incarnation, LogIndex, NodeId, Role, Send
 struct Counter {
     keeps_state: bool,
     last: EntryId,
+    /// The first that it was given since it was made.
+    first: Option<EntryId>,
 }
 
 impl StateMachine for Counter {
@@ -53,6 +57,7 @@ impl StateMachine for Counter {
 
     fn apply_entry(&mut self, _bytes: &[u8], at: &Applied) -> Result<EntryId, ApplyError> {
         self.last = at.entry;
+        self.first.get_or_insert(at.entry);
         Ok(at.entry)
     }
 
@@ -145,7 +150,10 @@ impl Rig {
 
     fn on(disk: &Arc<SimDisk>, nodes: u64, config: Config, machine: Counter) -> Self {
         let tap = Tap::default();
-        let builder = builder(disk, nodes, config, machine, tap.clone());
+        Self::of(builder(disk, nodes, config, machine, tap.clone()), tap)
+    }
+
+    fn of(builder: NodeBuilder<Counter>, tap: Tap) -> Self {
         let Assembled { shared, wakeups, core, wal, seg, apply, snap, .. } =
             builder.assemble().expect("starts");
         let (wal, apply) = (wal.expect("a log on a disk"), Arc::new(Mutex::new(apply)));

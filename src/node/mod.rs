@@ -26,6 +26,12 @@ mod interleavings;
 mod orders;
 mod reads;
 mod received;
+#[cfg(oarlock_loom)]
+#[path = "../../tests/schedules/src/loom/mod.rs"]
+pub(crate) mod schedules;
+#[cfg(oarlock_shuttle)]
+#[path = "../../tests/schedules/src/shuttle/mod.rs"]
+pub(crate) mod schedules;
 mod seg_loop;
 mod shared;
 #[cfg(any(test, feature = "simulation"))]
@@ -42,7 +48,7 @@ use std::cell::RefCell;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use inbox::{Place, Refused};
 use inside::Inside;
@@ -58,6 +64,7 @@ pub use watch::{Leadership, LeadershipSubscription};
 
 use crate::error::{ProposeError, ReadError, ShutdownError, StopCause};
 use crate::state_machine::StateMachine;
+use crate::sync::Instant;
 use crate::threads::Running;
 use crate::types::{EntryId, LogIndex, NodeId, Role};
 
@@ -84,7 +91,7 @@ pub enum Consistency {
 /// How long the drop of the last handle waits for the threads.
 const DROP_TIMEOUT: Duration = Duration::from_secs(5);
 /// Encoding buffers above this are not kept for the next command.
-const MAX_KEPT_BUFFER: usize = 1 << 20;
+const MAX_KEPT_BUFFER: usize = 64 << 10;
 
 thread_local! {
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
@@ -190,7 +197,16 @@ impl<S: StateMachine> Node<S> {
         &self,
         commands: impl IntoIterator<Item = S::Command>,
     ) -> Result<Tickets<S>, ProposeError<Vec<S::Command>>> {
-        let commands: Vec<S::Command> = commands.into_iter().collect();
+        let mut commands: Vec<S::Command> = commands.into_iter().collect();
+        if commands.len() == 1
+            && let Some(command) = commands.pop()
+        {
+            // By itself it needs no second buffer, which is dear for a long one.
+            let submitted = self.submit(command);
+            return submitted
+                .map(|ticket| Tickets(vec![ticket]))
+                .map_err(|error| error.map(|command| vec![command]));
+        }
         if let Err(error) = self.check_door() {
             return Err(error.map(|()| commands));
         }

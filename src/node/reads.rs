@@ -1,13 +1,11 @@
 //! Readers that wait to be told how far the state must be: one group for each round.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
-
-use parking_lot::{Condvar, Mutex};
 
 use super::stop::Stop;
 use crate::error::StopCause;
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::{Condvar, Instant, Mutex};
 use crate::types::{LogIndex, NodeId};
 use crate::wake::{Waker, wait_for};
 

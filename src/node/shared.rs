@@ -4,11 +4,8 @@
 //! that the inbox gives out; so no thread ever waits for another to make room.
 
 use std::mem;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
-
-use parking_lot::{Mutex, RwLock};
 
 use super::apply_loop::Applier;
 use super::group::Pending;
@@ -23,6 +20,8 @@ use crate::error::StopCause;
 use crate::message::Append;
 use crate::slices::Slices;
 use crate::state_machine::StateMachine;
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::{Mutex, RwLock};
 use crate::transport::Links;
 use crate::types::{HardState, LogIndex, NodeId, Term};
 use crate::wake::{Waker, Wakeup};

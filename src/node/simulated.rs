@@ -4,7 +4,7 @@
 //! consensus core as it is between two steps. Decides nothing: which loop runs when is the simulator's.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::apply_loop::ApplyLoop;
 use super::builder::{Assembled, NodeBuilder};
@@ -21,6 +21,7 @@ use crate::clock::Time;
 use crate::consensus::Core;
 use crate::error::{ProposeError, StartError, StopCause};
 use crate::state_machine::StateMachine;
+use crate::sync::Instant;
 use crate::types::LogIndex;
 use crate::wake::Wakeup;
 
@@ -93,11 +94,18 @@ impl<S: StateMachine> Simulated<S> {
     pub(crate) fn step(&mut self, which: usize, now: Time) {
         self.waits[which] = match which {
             CORE => self.core.step(now),
-            WAL => self.wal.as_mut().map_or(Wait::Done, |wal| wal.step(now)),
+            WAL => {
+                let wait = self.wal.as_mut().map_or(Wait::Done, |wal| wal.step(now));
+                // It may have had nothing to do when `begin_work` said that it had begun.
+                if wait != Wait::No {
+                    self.shared().wal.busy.end();
+                }
+                wait
+            }
             SEG => self.seg.step(now),
             APPLY => {
                 let wait = self.apply.step(now);
-                // It may have had nothing to apply when `begin_work` said that it had begun.
+                // As above.
                 self.shared().apply.busy.end();
                 wait
             }
@@ -106,13 +114,27 @@ impl<S: StateMachine> Simulated<S> {
         };
     }
 
-    /// A flush or a batch of entries has begun, and takes until the loop is stepped.
+    /// A write, a flush or a batch of entries has begun, and takes until the loop is stepped.
     pub(crate) fn begin_work(&self, which: usize, now: Time) {
-        match which {
-            WAL => self.shared().wal.busy.begin(now),
-            APPLY => self.shared().apply.busy.begin(now),
-            _ => {}
+        let busy = match which {
+            WAL => &self.shared().wal.busy,
+            APPLY => &self.shared().apply.busy,
+            _ => return,
+        };
+        // A flush is the same piece of work as the write before it.
+        if busy.lasts(now).is_zero() {
+            busy.begin(now);
         }
+    }
+
+    /// Whether records were written to the disk and are not flushed.
+    pub(crate) fn has_written(&self) -> bool {
+        self.wal.as_ref().is_some_and(WalLoop::has_written)
+    }
+
+    /// Whether records, term or vote are being made durable.
+    pub(crate) fn is_flushing(&self) -> bool {
+        self.wal.as_ref().is_some_and(WalLoop::is_under_way)
     }
 
     /// The consensus core, as its last step left it.

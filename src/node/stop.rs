@@ -1,10 +1,8 @@
 //! Whether the node stops, and why: one word that every loop looks at, and the first cause.
 
-use std::sync::atomic::{AtomicU8, Ordering};
-
-use parking_lot::Mutex;
-
 use crate::error::StopCause;
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicU8, Ordering};
 
 /// How far a node is in stopping. It only goes forward.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

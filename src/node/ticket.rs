@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::Reply;
 use super::group::Answer;
@@ -12,6 +12,7 @@ use super::shared::Shared;
 use super::watch::deadline_after;
 use crate::error::{ProposeError, UnknownCause};
 use crate::state_machine::StateMachine;
+use crate::sync::Instant;
 use crate::types::EntryId;
 
 /// A proposal under way, from [`Node::submit`](crate::Node::submit).

@@ -4,11 +4,10 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex, MutexGuard};
-
+use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
+use crate::sync::{Condvar, Instant, Mutex, MutexGuard};
 use crate::types::{LogIndex, NodeId, Role, Term};
 
 /// An index that only grows.
@@ -22,18 +21,20 @@ pub(crate) struct IndexWatch {
 
 impl IndexWatch {
     pub(crate) fn get(&self) -> LogIndex {
-        LogIndex(self.value.load(Ordering::SeqCst))
+        LogIndex(self.value.load(Ordering::Acquire))
     }
 
     pub(crate) fn set(&self, index: LogIndex) {
-        self.value.store(index.0, Ordering::SeqCst);
+        self.value.store(index.0, Ordering::Release);
         self.notify();
     }
 
     /// Wakes everybody who waits, for whatever reason.
     pub(crate) fn notify(&self) {
-        // A waiter counts itself before it looks at the value, so one of the two sees the other.
-        if self.waiting.load(Ordering::SeqCst) > 0 {
+        // Whoever changes something does so before it looks for waiters, and a waiter counts itself before
+        // it looks for a change. With a fence between each two, one of them sees the other.
+        fence(Ordering::SeqCst);
+        if self.waiting.load(Ordering::Relaxed) > 0 {
             drop(self.lock.lock());
             self.changed.notify_all();
         }
@@ -49,7 +50,8 @@ impl IndexWatch {
         if self.get() >= index {
             return true;
         }
-        self.waiting.fetch_add(1, Ordering::SeqCst);
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
         let mut guard = self.lock.lock();
         while self.get() < index && !give_up() {
             if self.changed.wait_until(&mut guard, deadline).timed_out() {
@@ -57,7 +59,7 @@ impl IndexWatch {
             }
         }
         drop(guard);
-        self.waiting.fetch_sub(1, Ordering::SeqCst);
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
         self.get() >= index
     }
 }
@@ -182,3 +184,6 @@ pub(crate) fn deadline_after(timeout: Duration) -> Instant {
     let now = Instant::now();
     now.checked_add(timeout.min(FAR)).unwrap_or(now)
 }
+
+#[cfg(test)]
+mod tests;

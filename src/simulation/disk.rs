@@ -33,6 +33,7 @@ use parking_lot::{Mutex, MutexGuard};
 use rustix::io::Errno;
 
 use self::content::{Change, DirData, FileData, FileId, Survival};
+use super::trouble::Trouble;
 use crate::storage::{OpenMode, Storage, StorageFile, StorageLock};
 
 /// A call on the disk, for choosing which of them fails.
@@ -107,6 +108,14 @@ pub struct SimDisk {
     state: Arc<Mutex<State>>,
 }
 
+/// A failure to come, and whose it is.
+#[derive(Clone)]
+struct Planned {
+    fault: Fault,
+    trouble: Option<Trouble>,
+    has_struck: bool,
+}
+
 #[derive(Clone)]
 struct State {
     rng: Rng,
@@ -115,7 +124,11 @@ struct State {
     operations: u64,
     /// Files that were flushed, and were so without a failure.
     flushes: u64,
-    faults: Vec<Fault>,
+    /// Files that the power cut met with something written and not flushed.
+    dirty: u64,
+    faults: Vec<Planned>,
+    /// The troubles whose failures have come, each with the call that was first to fail.
+    strikes: Vec<(Trouble, Operation)>,
     files: BTreeMap<FileId, FileData>,
     dirs: BTreeMap<PathBuf, DirData>,
     /// Who holds which lock: path, and a number that no other holder gets.
@@ -132,7 +145,9 @@ impl SimDisk {
             life: 0,
             operations: 0,
             flushes: 0,
+            dirty: 0,
             faults: Vec::new(),
+            strikes: Vec::new(),
             files: BTreeMap::new(),
             dirs: BTreeMap::new(),
             locks: BTreeMap::new(),
@@ -172,7 +187,26 @@ impl SimDisk {
 
     /// Plans a failure.
     pub fn fail(&self, fault: Fault) {
-        self.lock_state().faults.push(fault);
+        self.plan(fault, None);
+    }
+
+    /// As [`fail`](Self::fail), because of `trouble`.
+    pub(super) fn fail_by(&self, trouble: Trouble, fault: Fault) {
+        self.plan(fault, Some(trouble));
+    }
+
+    fn plan(&self, fault: Fault, trouble: Option<Trouble>) {
+        self.lock_state().faults.push(Planned { fault, trouble, has_struck: false });
+    }
+
+    /// Cancels the failures that are there because of `trouble`.
+    pub(super) fn clear_faults_by(&self, trouble: Trouble) {
+        self.lock_state().faults.retain(|planned| planned.trouble != Some(trouble));
+    }
+
+    /// The troubles whose failures have come, each with the call that was first to fail.
+    pub(super) fn strikes(&self) -> Vec<(Trouble, Operation)> {
+        self.lock_state().strikes.clone()
     }
 
     /// Cancels all failures that are planned or last.
@@ -216,6 +250,11 @@ impl SimDisk {
     /// How often a file was flushed.
     pub(super) fn flushes(&self) -> u64 {
         self.lock_state().flushes
+    }
+
+    /// How many files a power cut has met with something in them that was written and not flushed.
+    pub(super) fn cut_while_dirty(&self) -> u64 {
+        self.lock_state().dirty
     }
 
     /// Damages a file behind everybody's back, both its live and its durable bytes.
@@ -279,7 +318,9 @@ impl Storage for SimDisk {
 
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn StorageFile>> {
         let mut state = self.lock_state();
-        state.step(Operation::Open)?;
+        // What is there takes no space.
+        let never = (mode != OpenMode::Create).then_some(FaultError::NoSpace);
+        state.step_unless(Operation::Open, never)?;
         let id = match (state.find(path), mode) {
             (Ok(_), OpenMode::Create) => return Err(io::ErrorKind::AlreadyExists.into()),
             (Ok(id), OpenMode::Read | OpenMode::Write) => id,
@@ -358,10 +399,16 @@ fn split(path: &Path) -> io::Result<(PathBuf, String)> {
 impl State {
     /// Counts an operation, and fails it if that was planned.
     fn step(&mut self, operation: Operation) -> io::Result<()> {
+        self.step_unless(operation, None)
+    }
+
+    /// As [`step`](Self::step), for a call that cannot fail in the way of `never`.
+    fn step_unless(&mut self, operation: Operation, never: Option<FaultError>) -> io::Result<()> {
         self.operations += 1;
         let mut error = None;
-        self.faults.retain_mut(|fault| {
-            if fault.operation.is_some_and(|only| only != operation) {
+        let strikes = &mut self.strikes;
+        self.faults.retain_mut(|Planned { fault, trouble, has_struck }| {
+            if fault.operation.is_some_and(|only| only != operation) || never == Some(fault.error) {
                 return true;
             }
             if fault.after > 0 {
@@ -369,6 +416,9 @@ impl State {
                 return true;
             }
             error = Some(fault.error);
+            if !std::mem::replace(has_struck, true) {
+                strikes.extend(trouble.map(|trouble| (trouble, operation)));
+            }
             fault.lasting
         });
         match error {
@@ -423,6 +473,7 @@ impl State {
             dir.live.clone_from(&dir.durable);
         }
         for file in self.files.values_mut() {
+            self.dirty += u64::from(file.is_dirty());
             file.reach_disk(survival, &mut self.rng);
             file.live.clone_from(&file.durable);
         }

@@ -180,7 +180,12 @@ impl<W: Workload> World<W> {
         let report = &mut self.report;
         report.time = Duration::from_nanos(self.now.0);
         report.leaders = self.witness.leaders();
+        report.truncations = self.witness.truncations();
         report.commands = self.outcomes.entries();
+        for (trouble, operation) in self.machines.iter().flat_map(|m| m.disk.strikes()) {
+            report.count_strike(trouble, operation);
+        }
+        report.dirty_files = self.machines.iter().map(|m| m.disk.cut_while_dirty()).sum();
         report.trace = self.trace.number();
         let text = self.trace.text();
         let outcome = outcome.map_err(|broken| broken.at(self.report.events));
@@ -266,6 +271,9 @@ impl<W: Workload> World<W> {
     /// Something may have changed in a machine: its node may start again, or a loop may run.
     fn wake(&mut self, at: usize) -> Result<(), Broken> {
         let machine = &mut self.machines[at];
+        if machine.full_until <= self.now {
+            machine.has_space();
+        }
         if machine.node.is_none() {
             if machine.is_lost {
                 machine.wakes_at = NEVER;
@@ -275,8 +283,10 @@ impl<W: Workload> World<W> {
                 machine.wakes_at = machine.down_until;
                 return Ok(());
             }
-            machine.disk.clear_faults();
-            machine.excuses.failing = false;
+            // A disk that fails may fail the next start as well.
+            if self.dice.troubles.bool() {
+                machine.is_repaired();
+            }
             return self.start(at);
         }
         let fresh = machine.look_at_loops(self.now);
@@ -305,6 +315,10 @@ impl<W: Workload> World<W> {
     pub(super) fn stepped(&mut self, at: usize, which: usize) -> Result<(), Broken> {
         if which == WAL {
             let machine = &mut self.machines[at];
+            self.report.late_flushes += u64::from(machine.has_flushed_late());
+            if machine.is_ambushed() && self.dice.troubles.bool() {
+                return self.ambush(at);
+            }
             // After a failure nobody knows what is there until the next start has looked.
             if machine.node.as_ref().is_some_and(|node| node.failed().is_none()) {
                 machine.durable.read_on(&machine.disk);

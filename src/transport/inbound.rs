@@ -6,14 +6,13 @@ use std::fmt;
 use std::io;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
 use super::Dropped;
 use crate::config::Config;
 use crate::membership::Membership;
 use crate::message::Envelope;
+use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use crate::sync::channel::{Receiver, Sender, TrySendError, bounded};
 use crate::threads::{Running, thread_name};
 use crate::types::{NodeId, Sender as Signature};
 use crate::wake::Waker;

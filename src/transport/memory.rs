@@ -4,10 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 
-use parking_lot::RwLock;
-
 use super::{Dropped, Inbound, Transport};
 use crate::message::Envelope;
+use crate::sync::RwLock;
 use crate::types::NodeId;
 
 /// A network within the process. Clones are the same network.

@@ -86,7 +86,9 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 
+use crate::membership::Membership;
 use crate::message::Envelope;
+use crate::types::NodeId;
 
 pub use inbound::{Inbound, Local};
 pub(crate) use inbound::{PeerEvent, PeerLane};
@@ -94,6 +96,21 @@ pub use links::{Direction, LinkError, LinkStatus, Links, ListenerStatus};
 
 /// A way to the other nodes.
 pub trait Transport: Send + 'static {
+    /// Looks whether this node can be reached and reach the others, as far as that can be known, and takes
+    /// what it needs for that, such as a port. Called once, before anything is opened or written for the
+    /// node: what is refused here may be corrected, and a data directory keeps its first members for good.
+    ///
+    /// # Errors
+    /// Stops the start of the node with [`StartError::Transport`](crate::StartError::Transport).
+    fn prepare(
+        &mut self,
+        _node: NodeId,
+        _cluster_name: &str,
+        _members: &Membership,
+    ) -> io::Result<()> {
+        Ok(())
+    }
+
     /// Begins to receive for this node: every message that arrives from now on is given to `inbound`,
     /// from whatever thread. Called once, before any `send`, when the node starts; the transport is
     /// dropped when the node has stopped, and [`Inbound::deliver`] fails from then on.

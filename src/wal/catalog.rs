@@ -13,12 +13,11 @@ use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-
 use super::Position;
 use super::format::Salt;
 use super::segment::{Segment, WriteBack};
 use crate::storage::Storage;
+use crate::sync::Mutex;
 use crate::types::LogIndex;
 
 /// A waypoint at least every so many bytes of a segment: what a search may have to walk over. At 16 bytes

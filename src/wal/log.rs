@@ -471,7 +471,8 @@ impl Log {
 
     /// Lets go of the entries up to `up_to`, which are committed and needed by nobody: of whole segments
     /// of them. They are deleted or used again off this thread, after a mark that says so is durable, and
-    /// once nobody holds a slice of them.
+    /// once nobody holds a slice of them. The last entry stays: no time stamp to come may be earlier than its
+    /// own.
     ///
     /// # Panics
     /// If `up_to` lies beyond the end of the log.
@@ -488,6 +489,7 @@ impl Log {
     /// If `up_to` lies beyond the end of the log.
     pub fn release_beyond(&mut self, max_bytes: u64, up_to: LogIndex) -> bool {
         assert!(up_to <= self.last.index, "release {up_to}, the log ends with {}", self.last);
+        let up_to = up_to.min(self.last.index.prev());
         if self.may_release(up_to) {
             self.release_up_to(self.shared.catalog.beyond(max_bytes), up_to);
         }

@@ -7,8 +7,6 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-
 use super::catalog::Place;
 use super::format::{
     MARK_BYTES, SEAL_BYTES, SEGMENT_HEADER_BYTES, TRUNCATION_BYTES, decode_truncation,
@@ -24,6 +22,7 @@ use crate::membership::Membership;
 use crate::record::Record;
 use crate::slices::SharedBytes;
 use crate::storage::os_random;
+use crate::sync::Mutex;
 use crate::types::{BootCount, HardState, Incarnation, NodeId, Sender};
 
 /// What errors call a log in memory.

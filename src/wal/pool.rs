@@ -6,13 +6,12 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-
-use parking_lot::Mutex;
 
 use super::Position;
 use super::catalog::{Catalog, Place};
 use super::segment::{Segment, WriteBack, Writer};
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 /// An empty segment, in place under its name and mapped.
 #[derive(Debug)]

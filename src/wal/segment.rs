@@ -23,7 +23,6 @@ use std::io;
 use std::path::PathBuf;
 use std::ptr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use memmap2::{MmapMut, MmapOptions, MmapRaw};
 
@@ -35,6 +34,8 @@ use super::format::{
 use crate::record::{LOCAL_BIT, RECORD_ALIGN, align};
 use crate::slices::{SharedBytes, Slice};
 use crate::storage::StorageFile;
+use crate::sync::Accesses;
+use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::types::{EntryId, LogIndex, Term};
 
 /// The unit in which pages are populated where the system cannot do it by itself. No machine has smaller
@@ -54,6 +55,7 @@ pub(super) struct Backing {
 pub(super) struct Segment {
     sequence: u32,
     memory: MmapRaw,
+    accesses: Accesses,
     /// Everything below has been written for good.
     published: AtomicUsize,
     backing: Option<Backing>,
@@ -101,7 +103,8 @@ impl Segment {
         #[cfg(target_os = "linux")]
         let _ = memory.advise(memmap2::Advice::DontFork);
         let published = AtomicUsize::new(SEGMENT_HEADER_BYTES);
-        Self { sequence, memory: MmapRaw::from(memory), published, backing }
+        let (memory, accesses) = (MmapRaw::from(memory), Accesses::new());
+        Self { sequence, memory, accesses, published, backing }
     }
 
     /// Makes `len` bytes from `at` memory of our own, so that no store there faults. Both are multiples
@@ -144,7 +147,7 @@ impl Segment {
     /// Gives an unused segment a new sequence, and a new file name if it has a file.
     pub(super) fn reuse(&mut self, sequence: u32, path: Option<PathBuf>) {
         self.sequence = sequence;
-        *self.published.get_mut() = SEGMENT_HEADER_BYTES;
+        self.published = AtomicUsize::new(SEGMENT_HEADER_BYTES);
         if let (Some(backing), Some(path)) = (&mut self.backing, path) {
             backing.path = path;
         }
@@ -204,6 +207,26 @@ impl Segment {
         EntryId::new(Term(term), LogIndex(self.load_u64(at + PREV_INDEX_AT)))
     }
 
+    /// Where the byte at `at` is, for somebody who loads it and those after it, `len` in all.
+    ///
+    /// # Safety
+    /// They lie within the mapping.
+    unsafe fn source(&self, at: usize, len: usize) -> *const u8 {
+        self.accesses.load(at, len);
+        // SAFETY: within the mapping, as the caller has promised.
+        unsafe { self.memory.as_ptr().add(at) }
+    }
+
+    /// Where the byte at `at` is, for somebody who stores it and those after it, `len` in all.
+    ///
+    /// # Safety
+    /// They lie within the mapping.
+    unsafe fn target(&self, at: usize, len: usize) -> *mut u8 {
+        self.accesses.store(at, len);
+        // SAFETY: within the mapping, as the caller has promised.
+        unsafe { self.memory.as_mut_ptr().add(at) }
+    }
+
     fn load_u64(&self, at: usize) -> u64 {
         u64::from(self.load_u32(at + 4)) << 32 | u64::from(self.load_u32(at))
     }
@@ -214,7 +237,7 @@ impl Segment {
         // SAFETY: below the published offset, hence initialised and within the mapping. Written before the
         // release store of that offset, which `published` has acquired; the flusher changes a mark's
         // checksum and durable position only, and nothing loads those (see the callers).
-        u32::from_le(unsafe { self.memory.as_ptr().add(at).cast::<u32>().read_unaligned() })
+        u32::from_le(unsafe { self.source(at, 4).cast::<u32>().read_unaligned() })
     }
 }
 
@@ -227,7 +250,7 @@ impl SharedBytes for Segment {
         );
         // SAFETY: below the published offset, hence initialised and within the mapping, and never written
         // again while `self` is shared. Only marks are, and slices are cut between them.
-        unsafe { std::slice::from_raw_parts(self.memory.as_ptr().add(start), len) }
+        unsafe { std::slice::from_raw_parts(self.source(start, len), len) }
     }
 }
 
@@ -284,7 +307,7 @@ impl Writer {
         // One pass over bytes in one piece, in the cache: three times as fast as over the parts.
         // SAFETY: these bytes have just been written, and nobody else knows of them.
         let covered = unsafe {
-            std::slice::from_raw_parts(self.segment.memory.as_ptr().add(at + 4), whole - 4)
+            std::slice::from_raw_parts(self.segment.source(at + 4, whole - 4), whole - 4)
         };
         let crc = crc32c::crc32c(covered);
         self.store(at, &crc.to_le_bytes());
@@ -317,7 +340,7 @@ impl Writer {
         // above the published offset nobody else loads or stores, and `&mut self` is the only writer. The
         // source is a reference to other memory, or to bytes of this mapping below the published offset.
         unsafe {
-            let to = self.segment.memory.as_mut_ptr().add(at);
+            let to = self.segment.target(at, bytes.len());
             ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len());
         }
     }
@@ -356,12 +379,14 @@ impl WriteBack {
         // durable position are stored by this `WriteBack` alone, which `&mut self` makes exclusive, and
         // loaded by nobody else; the other fields are only loaded. No `&[u8]` lent by `bytes` lives.
         unsafe {
-            let mark = self.segment.memory.as_mut_ptr().add(at);
             let durable = durable.to_word().to_le_bytes();
-            ptr::copy_nonoverlapping(durable.as_ptr(), mark.add(DURABLE_AT), durable.len());
-            let covered = std::slice::from_raw_parts(mark.add(4).cast_const(), MARK_BYTES - 4);
+            let to = self.segment.target(at + DURABLE_AT, durable.len());
+            ptr::copy_nonoverlapping(durable.as_ptr(), to, durable.len());
+            let (from, len) = (at + 4, MARK_BYTES - 4);
+            let covered = std::slice::from_raw_parts(self.segment.source(from, len), len);
             let crc = salt.checksum(covered).to_le_bytes();
-            ptr::copy_nonoverlapping(crc.as_ptr(), mark, crc.len());
+            let to = self.segment.target(at, crc.len());
+            ptr::copy_nonoverlapping(crc.as_ptr(), to, crc.len());
         }
     }
 
@@ -371,7 +396,7 @@ impl WriteBack {
         assert!(from <= to && to <= published, "bytes {from}..{to}, published {published}");
         // SAFETY: below the published offset, hence initialised and within the mapping. What may still
         // change there are the marks, and only `complete_mark` changes them, which takes `&mut self`.
-        unsafe { std::slice::from_raw_parts(self.segment.memory.as_ptr().add(from), to - from) }
+        unsafe { std::slice::from_raw_parts(self.segment.source(from, to - from), to - from) }
     }
 }
 

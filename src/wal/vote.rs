@@ -71,7 +71,18 @@ pub(crate) struct VoteFile {
     slot: Slot,
     /// The number of the slot that counts; the other one is written first.
     number: usize,
+    storing: Option<Storing>,
     poisoned: bool,
+}
+
+/// What is to take the place of both slots, and how far that is.
+#[derive(Clone, Copy, Debug)]
+struct Storing {
+    slot: Slot,
+    /// The slot that is next: the one that does not count, and then the other.
+    number: usize,
+    /// It was written, and is to be flushed.
+    is_written: bool,
 }
 
 /// What one slot says.
@@ -130,7 +141,7 @@ impl VoteFile {
         }
         let slots = [0, 1].map(|number| read_slot(&*file, number));
         let (slot, number) = choose(&path, slots)?;
-        Ok(Some(Self { file, path, slot, number, poisoned: false }))
+        Ok(Some(Self { file, path, slot, number, storing: None, poisoned: false }))
     }
 
     /// Checks that the file belongs to the directory whose identity says that `last` was its last run.
@@ -162,7 +173,9 @@ impl VoteFile {
     /// # Errors
     /// As [`store`](Self::store).
     pub(crate) fn renew(&mut self, boot: BootCount) -> Result<(), StorageError> {
-        self.write(Slot { boot, ..self.slot })
+        self.replace_by(Slot { boot, ..self.slot });
+        while !self.step()? {}
+        Ok(())
     }
 
     /// Makes `state` durable, in both slots. What depends on it may happen once this has returned.
@@ -173,10 +186,24 @@ impl VoteFile {
     /// # Panics
     /// If the term goes back, or a vote is changed within its term.
     pub(crate) fn store(&mut self, state: HardState) -> Result<(), StorageError> {
+        self.begin(state)?;
+        while !self.step()? {}
+        Ok(())
+    }
+
+    /// Begins to make `state` durable, in both slots, which [`step`](Self::step) goes on with.
+    ///
+    /// # Errors
+    /// `Poisoned` after an error.
+    ///
+    /// # Panics
+    /// If the term goes back, a vote is changed within its term, or another state is being stored.
+    pub(crate) fn begin(&mut self, state: HardState) -> Result<(), StorageError> {
         if self.poisoned {
             return Err(StorageError::new(&self.path, StorageErrorKind::Poisoned));
         }
         let old = self.slot.state;
+        assert!(self.storing.is_none(), "{state:?} while {:?} is being stored", self.storing);
         assert!(state.term >= old.term, "term {} after term {}", state.term, old.term);
         assert!(
             state.term > old.term || old.voted_for.is_none() || old.voted_for == state.voted_for,
@@ -185,28 +212,49 @@ impl VoteFile {
             old.voted_for,
             old.term
         );
-        if state == old {
-            return Ok(());
+        if state != old {
+            self.replace_by(Slot { state, ..self.slot });
         }
-        self.write(Slot { state, ..self.slot })
+        Ok(())
     }
 
-    /// Writes and flushes both slots, one after the other.
-    fn write(&mut self, slot: Slot) -> Result<(), StorageError> {
+    fn replace_by(&mut self, slot: Slot) {
+        let slot = Slot { sequence: slot.sequence + 1, ..slot };
+        self.storing = Some(Storing { slot, number: 1 - self.number, is_written: false });
+    }
+
+    /// Writes or flushes a slot of what is being stored; returns whether all is done. What depends on the
+    /// state may happen once it is.
+    ///
+    /// # Errors
+    /// `Io`, after which nothing is known of what is on the disk; from then on `Poisoned`.
+    pub(crate) fn step(&mut self) -> Result<bool, StorageError> {
+        if self.poisoned {
+            return Err(StorageError::new(&self.path, StorageErrorKind::Poisoned));
+        }
+        let Some(storing) = &mut self.storing else { return Ok(true) };
         // Cleared at the end: whatever happens in between, nothing is stored after it.
         self.poisoned = true;
-        let slot = Slot { sequence: slot.sequence + 1, ..slot };
-        for number in [1 - self.number, self.number] {
-            let offset = (number * SLOT_BYTES) as u64;
-            let path = &self.path;
-            let failed =
-                |operation| move |error| StorageError::io(path, operation, error).at_offset(offset);
-            self.file.write_at(&slot.encode(number), offset).map_err(failed("write"))?;
+        let offset = (storing.number * SLOT_BYTES) as u64;
+        let path = &self.path;
+        let failed =
+            |operation| move |error| StorageError::io(path, operation, error).at_offset(offset);
+        if storing.is_written {
             self.file.sync().map_err(failed("flush"))?;
+            if storing.number == self.number {
+                self.slot = storing.slot;
+                self.storing = None;
+            } else {
+                storing.number = self.number;
+                storing.is_written = false;
+            }
+        } else {
+            let bytes = storing.slot.encode(storing.number);
+            self.file.write_at(&bytes, offset).map_err(failed("write"))?;
+            storing.is_written = true;
         }
-        self.slot = slot;
         self.poisoned = false;
-        Ok(())
+        Ok(self.storing.is_none())
     }
 }
 

@@ -152,6 +152,25 @@ fn links_that_go_wrong_lose_nothing_and_do_nothing_twice() {
 }
 
 #[test]
+fn a_node_that_stops_answers_who_waits_and_ends_its_process_with_the_cause() {
+    let mut servers = Setup::of(1).start();
+    let mut client = servers.client(1);
+    let () = client.set("a", "v").expect("set");
+    // So that its next segment cannot be made.
+    fs::remove_dir_all(servers.data(1).join("log")).expect("it was there");
+    let error = loop {
+        if let Err(error) = client.set::<_, _, ()>("a", vec![b'v'; 500_000]) {
+            break error;
+        }
+    };
+    assert!(matches!(code(&error), Some("CLUSTERDOWN" | "TIMEOUT")), "{error}");
+    let (code, log) = servers.wait_end(1);
+    assert_eq!(code, Some(1), "{log}");
+    let last = log.lines().last().unwrap_or_default();
+    assert!(last.starts_with("kv: node 1 stopped: storage failed: "), "{log}");
+}
+
+#[test]
 fn without_a_majority_a_client_is_told_which_of_two_things_is_true() {
     let mut servers = Setup::of(3).start();
     for round in 1..=5 {

@@ -10,11 +10,12 @@ use proptest::prelude::*;
 
 use super::json::is_json;
 use crate::about::json;
-use crate::commands::{Command, MAX_KEY_BYTES, MAX_PATTERN_BYTES, Question, command};
-use crate::connection::settled;
+use crate::budget::{Budget, MAX_SHARED_BYTES};
+use crate::commands::{Command, MAX_KEY_BYTES, MAX_PATTERN_BYTES, Question, Step, command};
 use crate::glob;
-use crate::replies::{Budget, MAX_REPLY_BYTES, MAX_SHARED_BYTES, OWN_BYTES, Replies};
-use crate::resp::{Decoder, Limits};
+use crate::pipeline::{reply, settled};
+use crate::replies::{MAX_REPLY_BYTES, MAX_WAITING_BYTES, OWN_BYTES, Replies};
+use crate::resp::{Decoder, Found, Limits};
 use crate::store::{MAX_WRITE_BYTES, Op, Outcome, Store, Write};
 
 const LIMITS: Limits =
@@ -43,15 +44,17 @@ impl Server {
         let line = format!("{line}\n");
         let mut decoder = Decoder::new(LIMITS);
         let decoded = decoder.next(line.as_bytes()).expect("a line");
-        let (request, _) = decoded.expect("a whole line");
-        let before = replies.bytes().len();
+        let Some((Found::Request(request), _)) = decoded else { panic!("not whole: {line}") };
+        let before = replies.len();
         match command(request) {
-            Command::Write(write) => self.write(&write).reply(replies.short()),
-            Command::Read(read) => read.reply(&self.store, replies),
-            Command::Reply(ready) => replies.short().extend_from_slice(&ready),
+            Command::Step(Step::Write(write)) => self.write(&write).reply(replies.short()),
+            Command::Step(Step::Read(read)) => read.reply(&self.store, replies),
+            Command::Step(Step::Reply(ready)) => replies.ready(&ready),
+            Command::Step(Step::Ask(question)) => return format!("{question:?}"),
             other => return format!("{other:?}"),
         }
-        String::from_utf8_lossy(&replies.bytes()[before..]).into_owned()
+        let reply = replies.bytes().skip(before).collect::<Vec<u8>>();
+        String::from_utf8_lossy(&reply).into_owned()
     }
 
     fn write(&mut self, write: &Write) -> Outcome {
@@ -103,6 +106,8 @@ fn conditions_are_decided_when_the_write_is_applied() {
         ("SET a 2 NX", NIL),
         ("SET a 3 XX", OK),
         ("GET a", "$1\r\n3\r\n"),
+        ("SET a 3 NX nx NX", NIL),
+        ("SET a 3 XX xx", OK),
         ("CAS a 2 4", ":0\r\n"),
         ("CAS a 3 4", ":1\r\n"),
         ("GET a", "$1\r\n4\r\n"),
@@ -245,7 +250,7 @@ fn a_reply_has_a_longest_length() {
 fn a_long_reply_that_finds_no_room_beside_those_of_others_is_an_error() {
     let mut server = Server::default();
     server.expect(&[(&format!("SET a {}", "v".repeat(OWN_BYTES)), OK), ("SET b v", OK)]);
-    // Room for one such reply, its header and the error.
+    // Room for one such reply, with its header.
     let budget = Arc::new(Budget::new(OWN_BYTES + 100));
     let connections = || (0..2).map(|_| Replies::new(Arc::clone(&budget)));
     let no_room = "-ERR too many replies wait for clients that do not read\r\n";
@@ -259,7 +264,10 @@ fn a_long_reply_that_finds_no_room_beside_those_of_others_is_an_error() {
         assert_eq!(server.reply_into("MGET a a", &mut second), no_room);
         assert_eq!(server.reply_into("GET b", &mut second), "$1\r\nv\r\n");
         // What was written makes room; so does a connection that ends, at the end of the turn.
-        first.clear();
+        while !first.are_none() {
+            let bytes = first.first().len();
+            first.wrote(bytes);
+        }
         assert!(server.reply_into("GET a", &mut second).starts_with('$'));
     }
 }
@@ -303,17 +311,32 @@ fn what_clients_say_when_they_connect_is_understood() {
         ("CLIENT GETNAME", NIL),
         ("HELLO 3", "-NOPROTO unsupported protocol version\r\n"),
         ("HELLO x", "-ERR Protocol version is not an integer or out of range\r\n"),
-        ("HELLO 2 AUTH a b", "-ERR there are no passwords here\r\n"),
+        ("HELLO 2 AUTH a b", "-WRONGPASS invalid username-password pair or user is disabled.\r\n"),
+        ("HELLO 2 AUTH default", "-ERR syntax error in HELLO\r\n"),
+        ("HELLO 2 SETNAME", "-ERR syntax error in HELLO\r\n"),
+        ("AUTH default anything", OK),
+        ("AUTH a b", "-WRONGPASS invalid username-password pair or user is disabled.\r\n"),
+        ("AUTH a b c", "-ERR syntax error\r\n"),
+        ("CLIENT ID", "ClientId"),
+        ("CLIENT LIST", "Clients"),
+        ("COMMAND", "Commands"),
+        ("COMMAND INFO", "Commands"),
+        ("COMMAND LIST", "CommandNames"),
+        ("COMMAND INFO nosuch", "*1\r\n*-1\r\n"),
         ("CONFIG GET save", "*2\r\n$4\r\nsave\r\n$0\r\n\r\n"),
         ("CONFIG GET nothing", "*0\r\n"),
         ("COMMAND DOCS", "*0\r\n"),
         ("POST / HTTP/1.1", "Leave"),
         ("QUIT", "Quit"),
     ]);
-    assert!(server.reply("HELLO 2").contains("$5\r\nproto\r\n:2\r\n"));
-    assert!(server.reply("COMMAND").contains("*6\r\n$3\r\nget\r\n:2\r\n"));
-    let question = format!("{:?}", Command::Ask(Question::Leader));
-    assert_eq!(server.reply("RAFT leader"), question);
+    let get = "*6\r\n$3\r\nget\r\n:2\r\n*0\r\n:0\r\n:0\r\n:0\r\n";
+    assert_eq!(server.reply("COMMAND INFO GET nosuch"), format!("*2\r\n{get}*-1\r\n"));
+    for hello in ["HELLO 2", "HELLO 2 AUTH default x SETNAME me"] {
+        assert!(server.reply(hello).contains("$5\r\nproto\r\n:2\r\n"), "{hello}");
+    }
+    let refused = server.reply("AUTH password");
+    assert!(refused.starts_with("-ERR AUTH <password> called without any password"), "{refused}");
+    assert_eq!(server.reply("RAFT leader"), format!("{:?}", Question::Leader));
 }
 
 #[test]
@@ -328,6 +351,60 @@ fn why_a_node_stopped_is_told_in_json() {
         told.ends_with(r#""stopped":"the state machine panicked on entry 0.0: a \"b\"\\\u000a"}"#),
         "{told}"
     );
+}
+
+#[test]
+fn where_the_log_ends_is_told_in_numbers() {
+    let mut status = Status::default();
+    status.last = EntryId::new(Term(1), LogIndex(19));
+    let told = json(&status);
+    assert!(is_json(&told) && told.contains(r#""last":{"term":1,"index":19},"#), "{told}");
+}
+
+#[test]
+fn a_refusal_says_once_that_the_write_was_never_applied() {
+    let write = || Write::new(Op::Clear, std::iter::empty());
+    let stopped = StopCause::Shutdown;
+    let refusals = [
+        (
+            ProposeError::NotLeader { leader: None, command: write() },
+            "this node knows of no leader",
+        ),
+        (ProposeError::Superseded(write()), "another leader's entry took its place"),
+        (ProposeError::Busy(write()), "the node had no room before the deadline"),
+        (ProposeError::Stopped { cause: stopped, command: write() }, "the node was shut down"),
+    ];
+    for (error, why) in refusals {
+        let mut out = Vec::new();
+        reply(&Err(error), &mut out);
+        let said = String::from_utf8_lossy(&out).into_owned();
+        assert_eq!(said, format!("-CLUSTERDOWN never applied: {why}\r\n"));
+    }
+}
+
+#[test]
+fn replies_wait_up_to_a_limit_and_leave_others_half_of_the_room() {
+    let fill = |replies: &mut Replies| {
+        while !replies.are_many() {
+            replies.ready(&[b'x'; 1000]);
+        }
+    };
+    let plenty = Arc::new(Budget::new(MAX_SHARED_BYTES));
+    let mut replies = Replies::new(Arc::clone(&plenty));
+    fill(&mut replies);
+    let most = MAX_WAITING_BYTES..MAX_WAITING_BYTES + 1000;
+    assert!(most.contains(&replies.len()), "{} bytes", replies.len());
+
+    let little = Arc::new(Budget::new(8 * OWN_BYTES));
+    let mut replies: Vec<_> = (0..3).map(|_| Replies::new(Arc::clone(&little))).collect();
+    replies.iter_mut().for_each(fill);
+    let waiting: usize = replies.iter().map(Replies::len).sum();
+    let most = (3 + 4) * OWN_BYTES;
+    assert!((most - 7 * 5000..=most).contains(&waiting), "{waiting} bytes");
+    // One long reply for each of the others is still to be had.
+    let mut others: Vec<_> = (0..5).map(|_| Replies::new(Arc::clone(&little))).collect();
+    let served = others.iter_mut().filter_map(|other| other.room(2 * OWN_BYTES)).count();
+    assert_eq!(served, 4);
 }
 
 #[test]

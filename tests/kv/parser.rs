@@ -3,7 +3,7 @@
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use crate::resp::{Decoder, Limits, Malformed, number};
+use crate::resp::{Decoder, Found, Limits, MAX_SKIPPED_BYTES, Malformed, number};
 
 const LIMITS: Limits = Limits { args: 8, bulk_bytes: 64, request_bytes: 256, line_bytes: 128 };
 
@@ -16,10 +16,19 @@ fn decode<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> (Vec<Words>, Option
         buffer.extend_from_slice(piece);
         loop {
             let bytes = match decoder.next(&buffer) {
-                Ok(Some((request, bytes))) => {
+                Ok(Some((Found::Request(request), bytes))) => {
                     let words: Words = request.args().map(<[u8]>::to_vec).collect();
                     assert_eq!(words.len(), request.len(), "it has as many as it says");
                     found.push(words);
+                    bytes
+                }
+                Ok(Some((Found::Skipped, bytes))) => {
+                    assert!(decoder.is_skipping());
+                    bytes
+                }
+                Ok(Some((Found::TooLong(exceeded), bytes))) => {
+                    assert!(!decoder.is_skipping());
+                    found.push(too_long(&exceeded.to_string()));
                     bytes
                 }
                 Ok(None) => break,
@@ -32,6 +41,11 @@ fn decode<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> (Vec<Words>, Option
         assert!(buffer.len() <= most, "{} bytes wait for the rest of a request", buffer.len());
     }
     (found, None)
+}
+
+/// What stands for a request that is too long.
+fn too_long(why: &str) -> Words {
+    words(&["too long", why])
 }
 
 /// Decodes what arrives at once and is whole.
@@ -89,7 +103,7 @@ fn what_is_no_request_is_refused_in_the_words_of_redis() {
         ("*1\r\n$-1\r\n".to_owned(), "invalid bulk length"),
         ("*1\r\n$+1\r\n".to_owned(), "invalid bulk length"),
         ("*1\r\n$01\r\n".to_owned(), "invalid bulk length"),
-        ("*1\r\n$65\r\n".to_owned(), "invalid bulk length"),
+        (format!("*1\r\n${}\r\n", MAX_SKIPPED_BYTES + 1), "invalid bulk length"),
         ("*1\r\n$4294967296\r\n".to_owned(), "invalid bulk length"),
         (format!("*1\r\n${}", long("1")), "too big bulk count string"),
         ("*1\r\n$1\r\nab\r\n".to_owned(), "an argument is longer than it says"),
@@ -108,14 +122,39 @@ fn what_is_no_request_is_refused_in_the_words_of_redis() {
 }
 
 #[test]
-fn arguments_that_each_fit_are_refused_when_all_of_them_do_not() {
-    let request = encode(&vec![vec![b'a'; 60]; 8]);
-    let (found, malformed) = decode([&request[..]]);
-    let malformed = malformed.expect("480 bytes");
-    assert_eq!(
-        (found.len(), malformed.to_string().as_str()),
-        (0, "Protocol error: too big request")
-    );
+fn a_request_that_is_too_long_is_skipped_and_the_next_is_understood() {
+    let ping = encode(&words(&["PING"]));
+    let long_argument = encode(&vec![b"SET".to_vec(), vec![b'k'; 10], vec![b'v'; 70_000]]);
+    let many_arguments = encode(&vec![vec![b'a'; 60]; 8]);
+    let both = encode(&vec![vec![b'a'; 65], Vec::new(), vec![b'a'; 65], b"x".to_vec()]);
+    let stream = [&ping, &long_argument, &many_arguments, &both, &ping].map(|part| &part[..]);
+    let expected = [
+        words(&["PING"]),
+        too_long("an argument exceeds 64 bytes"),
+        too_long("the request exceeds 256 bytes"),
+        too_long("an argument exceeds 64 bytes"),
+        words(&["PING"]),
+    ];
+    let stream = stream.concat();
+    for piece in [1, 7, 1000, stream.len()] {
+        let (found, malformed) = decode(stream.chunks(piece));
+        assert_eq!((found.as_slice(), malformed), (&expected[..], None), "{piece} at a time");
+    }
+}
+
+#[test]
+fn a_request_that_is_skipped_must_be_one_all_the_same() {
+    let cases = [
+        (format!("*1\r\n$100\r\n{}", "x".repeat(103)), "an argument is longer than it says"),
+        (format!("*2\r\n$100\r\n{}\r\n:1\r\n", "x".repeat(100)), "expected '$', got ':'"),
+    ];
+    for (bytes, expected) in cases {
+        for piece in [1, bytes.len()] {
+            let (found, malformed) = decode(bytes.as_bytes().chunks(piece));
+            let malformed = malformed.expect("it is none").to_string();
+            assert_eq!((found.len(), malformed), (0, format!("Protocol error: {expected}")));
+        }
+    }
 }
 
 #[test]
@@ -147,6 +186,7 @@ fn nearly_requests() -> impl Strategy<Value = Vec<u8>> {
         Just(b"\n".to_vec()),
         Just(b"\"".to_vec()),
         Just(b"*2\r\n$3\r\nGET\r\n$1\r\na\r\n".to_vec()),
+        Just([&b"*2\r\n$3\r\nGET\r\n$70\r\n"[..], &[b'a'; 70], b"\r\n"].concat()),
         (-2_i64..70).prop_map(|number| number.to_string().into_bytes()),
         vec(any::<u8>(), 0..8),
     ];

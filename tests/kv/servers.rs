@@ -102,7 +102,7 @@ impl Servers {
         command
             .args(["--id", &id.to_string(), "--members", &members.join(",")])
             .args(["--redis", "127.0.0.1:0", "--data"])
-            .arg(self.dir.path().join(id.to_string()))
+            .arg(self.data(id))
             .args(self.setup.args.get(&id).into_iter().flatten());
         let log = File::options().create(true).append(true).open(self.log(id)).expect("a log");
         let child = command
@@ -131,6 +131,23 @@ impl Servers {
     pub(crate) fn kill(&mut self, id: u64) {
         self.addresses.lock().expect("no panic").remove(&id);
         self.running.remove(&id).expect("it runs");
+    }
+
+    /// Where a node keeps its data.
+    pub(crate) fn data(&self, id: u64) -> PathBuf {
+        self.dir.path().join(id.to_string())
+    }
+
+    /// Waits for a node to end by itself; returns its exit code and what it logged.
+    pub(crate) fn wait_end(&mut self, id: u64) -> (Option<i32>, String) {
+        let mut server = self.running.remove(&id).expect("it ran");
+        let mut ended = None;
+        until("the process ends", || {
+            ended = server.0.try_wait().expect("a child");
+            ended.is_some()
+        });
+        let log = fs::read_to_string(self.log(id)).expect("a log");
+        (ended.and_then(|status| status.code()), log)
     }
 
     pub(crate) fn addresses(&self) -> Addresses {

@@ -51,6 +51,30 @@ fn an_address_that_means_nothing_is_named() {
 }
 
 #[test]
+fn two_members_with_one_address_are_refused() {
+    let error =
+        start_error(node(1, "127.0.0.1:0", &[(1, "127.0.0.1:7000"), (2, "127.0.0.1:7000")]));
+    assert!(error.contains("nodes 1 and 2"), "{error}");
+}
+
+#[test]
+fn a_start_that_was_refused_leaves_nothing_that_keeps_a_corrected_one_from_succeeding() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let taken = TcpListener::bind(free_address()).expect("free");
+    let in_use = taken.local_addr().expect("bound").to_string();
+    let start = |listen: &str, members: &[(u64, &str)]| {
+        node(1, listen, members).data_dir(dir.path().join("n1")).start()
+    };
+    let (own, other) = (free_address().to_string(), free_address().to_string());
+    start(&in_use, &[(1, &own), (2, &other)]).expect_err("in use");
+    start(&own, &[(1, &own), (2, "127.0.0.1")]).expect_err("no port");
+    start(&own, &[(1, &own), (2, &own)]).expect_err("one address");
+    start("127.0.0.1", &[(1, &own), (2, &other)]).expect_err("listens nowhere");
+    assert!(!dir.path().join("n1").exists(), "a directory keeps its first members for good");
+    start(&own, &[(1, &own), (2, &other)]).expect("starts");
+}
+
+#[test]
 fn a_cluster_name_that_fits_into_no_greeting_is_refused() {
     let builder = node(1, "127.0.0.1:0", &[(1, "127.0.0.1:7000")]).cluster_name("x".repeat(1025));
     assert!(start_error(builder).contains("1025"));

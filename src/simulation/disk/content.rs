@@ -118,6 +118,11 @@ impl FileData {
         self.len_dirty = true;
     }
 
+    /// Whether a flush would write anything but the length.
+    pub(super) fn is_dirty(&self) -> bool {
+        !self.dirty.is_empty()
+    }
+
     pub(super) fn flush(&mut self) {
         for (sector, _) in std::mem::take(&mut self.dirty) {
             store_sector(&mut self.durable, sector, sector_of(&self.live, sector));

@@ -72,7 +72,7 @@ mod wire;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -85,6 +85,7 @@ use wire::Wire;
 
 use super::{Dropped, Inbound, LinkError, LinkStatus, Links, ListenerStatus, Local, Transport};
 use crate::config::Config;
+use crate::membership::Membership;
 use crate::message::Envelope;
 use crate::types::NodeId;
 
@@ -96,14 +97,22 @@ pub use tls::{Tls, TlsError};
 pub struct Tcp {
     listen: String,
     tls: Option<tls::Tls>,
+    prepared: Option<Prepared>,
     net: Option<Arc<Net>>,
+}
+
+/// What a node has of its own before it starts.
+#[derive(Debug)]
+struct Prepared {
+    listener: TcpListener,
+    tls: Option<tls::Sessions>,
 }
 
 impl Tcp {
     /// Listens on `address`, as `host:port`, when the node starts. The other nodes need not know it by this
     /// address: theirs is the one among the members.
     pub fn listen(address: impl Into<String>) -> Self {
-        Self { listen: address.into(), tls: None, net: None }
+        Self { listen: address.into(), tls: None, prepared: None, net: None }
     }
 
     /// Encrypts, and has nodes prove who they are. All nodes of a cluster do, or none.
@@ -116,24 +125,42 @@ impl Tcp {
 }
 
 impl Transport for Tcp {
-    /// Binds the address, and starts the threads.
+    /// Binds the address.
     ///
     /// # Errors
     /// An address that is in use or means nothing, named in the error; a member's address without a host
-    /// or a port (one that cannot be resolved yet is looked up again and again); a name of the cluster that
-    /// is too long, or no DNS name with TLS; no threads.
+    /// or a port (one that cannot be resolved yet is looked up again and again), or that two members share;
+    /// a name of the cluster that is too long, or no DNS name with TLS.
+    fn prepare(
+        &mut self,
+        node: NodeId,
+        cluster_name: &str,
+        members: &Membership,
+    ) -> io::Result<()> {
+        let length = cluster_name.len();
+        if length > MAX_CLUSTER_NAME_BYTES {
+            let text =
+                format!("a cluster's name of {length} bytes, above {MAX_CLUSTER_NAME_BYTES}");
+            return Err(invalid(text));
+        }
+        check_addresses(node, members)?;
+        let tls = self.tls.take().map(|tls| tls.of_node(cluster_name, node)).transpose();
+        let tls = tls.map_err(io::Error::other)?;
+        self.prepared = Some(Prepared { listener: address::bind(&self.listen)?, tls });
+        Ok(())
+    }
+
+    /// Starts the threads.
+    ///
+    /// # Errors
+    /// No threads.
     fn start(&mut self, inbound: Inbound) -> io::Result<()> {
         let local = inbound.local();
-        let greeting = greeting(local)?;
-        for (id, address) in others(local) {
-            address::check(&address).map_err(|problem| {
-                let text = format!("the address of node {id}, {address:?}, {problem}");
-                io::Error::new(io::ErrorKind::InvalidInput, text)
-            })?;
+        if self.prepared.is_none() {
+            self.prepare(local.sender.node, &local.cluster_name, &local.members)?;
         }
-        let tls = self.tls.take().map(|tls| tls.of_node(local)).transpose();
-        let tls = tls.map_err(io::Error::other)?;
-        let listener = address::bind(&self.listen)?;
+        let Prepared { listener, tls } = self.prepared.take().expect("just prepared");
+        let greeting = greeting(local)?;
         let bound = listener.local_addr()?;
         if tls.is_none() && !bound.ip().is_loopback() {
             log::warn!(
@@ -144,10 +171,14 @@ impl Transport for Tcp {
         let (bell, door_sleeper) = Bell::new()?;
         let mut links = BTreeMap::new();
         let mut sleepers = Vec::new();
-        for (id, address) in others(local) {
+        for (id, address) in addresses(&local.members) {
+            if id == local.sender.node {
+                continue;
+            }
             let (bell, sleeper) = Bell::new()?;
             let max_bytes = local.config.max_peer_queue_bytes;
-            let link = Arc::new(Link::new(local.sender.node, id, address, max_bytes, bell));
+            let link =
+                Arc::new(Link::new(local.sender.node, id, address.to_owned(), max_bytes, bell));
             links.insert(id, Arc::clone(&link));
             sleepers.push((link, sleeper));
         }
@@ -275,12 +306,6 @@ impl Timing {
 
 /// What this node says of itself.
 fn greeting(local: &Local) -> io::Result<Greeting> {
-    let invalid = |text: String| io::Error::new(io::ErrorKind::InvalidInput, text);
-    let length = local.cluster_name.len();
-    if length > MAX_CLUSTER_NAME_BYTES {
-        let text = format!("a cluster's name of {length} bytes, above {MAX_CLUSTER_NAME_BYTES}");
-        return Err(invalid(text));
-    }
     let members = local.members.fingerprint().map_err(|error| invalid(error.to_string()))?;
     Ok(Greeting {
         versions: VERSIONS,
@@ -292,8 +317,28 @@ fn greeting(local: &Local) -> io::Result<Greeting> {
     })
 }
 
-/// The other members and their addresses.
-fn others(local: &Local) -> impl Iterator<Item = (NodeId, String)> {
-    let nodes = local.members.nodes().into_iter().filter(|id| *id != local.sender.node);
-    nodes.map(|id| (id, local.members.member(id).map_or_else(String::new, |m| m.address.clone())))
+fn invalid(text: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, text)
+}
+
+/// All members, with their addresses.
+fn addresses(members: &Membership) -> impl Iterator<Item = (NodeId, &str)> {
+    let nodes = members.nodes().into_iter();
+    nodes.map(|id| (id, members.member(id).map_or("", |member| member.address.as_str())))
+}
+
+/// Looks whether the other members have addresses that could be theirs.
+fn check_addresses(node: NodeId, members: &Membership) -> io::Result<()> {
+    let mut seen = BTreeMap::new();
+    for (id, address) in addresses(members) {
+        if id != node {
+            address::check(address).map_err(|problem| {
+                invalid(format!("the address of node {id}, {address:?}, {problem}"))
+            })?;
+        }
+        if let Some(other) = seen.insert(address, id) {
+            return Err(invalid(format!("nodes {other} and {id} have one address, {address:?}")));
+        }
+    }
+    Ok(())
 }

@@ -6,14 +6,14 @@ use std::io::{self, IoSlice};
 use std::net::TcpStream;
 
 use super::wire::{Socket, Wire};
-use crate::transport::{LinkError, Local};
+use crate::transport::LinkError;
 use crate::types::NodeId;
 
 #[derive(Debug)]
 pub(super) enum Tls {}
 
 impl Tls {
-    pub(super) fn of_node(self, _: &Local) -> Result<Sessions, Infallible> {
+    pub(super) fn of_node(self, _: &str, _: NodeId) -> Result<Sessions, Infallible> {
         match self {}
     }
 }

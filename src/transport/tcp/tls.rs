@@ -21,7 +21,7 @@ use rustls::{
 
 use super::greeting::certificate_name;
 use super::wire::{Socket, Wire};
-use crate::transport::{LinkError, Local};
+use crate::transport::LinkError;
 use crate::types::NodeId;
 
 /// A node's certificate, its key, and the authorities whose certificates it accepts.
@@ -83,8 +83,8 @@ impl Tls {
     }
 
     /// What connections of this node begin with.
-    pub(super) fn of_node(self, local: &Local) -> Result<Sessions, TlsError> {
-        let name = certificate_name(&local.cluster_name, local.sender.node);
+    pub(super) fn of_node(self, cluster_name: &str, node: NodeId) -> Result<Sessions, TlsError> {
+        let name = certificate_name(cluster_name, node);
         if ServerName::try_from(name.clone()).is_err() {
             return Err(TlsError::NoDnsName { name });
         }
@@ -94,7 +94,7 @@ impl Tls {
         Ok(Sessions {
             client: self.client,
             server: self.server,
-            cluster_name: local.cluster_name.clone(),
+            cluster_name: cluster_name.to_owned(),
         })
     }
 }

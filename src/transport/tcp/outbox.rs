@@ -111,6 +111,10 @@ impl Outbox {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc;
+    use std::thread;
+    use std::time::Duration;
+
     use super::*;
     use crate::message::{Append, Message};
     use crate::slices::Slices;
@@ -174,5 +178,18 @@ mod tests {
         outbox.open();
         assert!(outbox.is_empty() && taken(&outbox, 100).is_empty());
         outbox.put(envelope(100)).expect("the bytes were given back");
+    }
+    #[test]
+    fn who_sends_never_waits_for_who_takes() {
+        let outbox = outbox(100);
+        let (tell, told) = mpsc::channel();
+        thread::spawn(move || {
+            for records in [0, 70, 0, 70, 0] {
+                let _ = outbox.put(envelope(records));
+            }
+            tell.send(())
+        });
+        let done = told.recv_timeout(Duration::from_secs(20));
+        done.expect("nobody takes anything, and nobody waits for that");
     }
 }

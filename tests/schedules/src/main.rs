@@ -20,7 +20,9 @@ fn main() -> ExitCode {
         ran += 1;
         let took = begun.elapsed().as_secs_f32();
         match result {
-            Ok(schedules) => println!("test {} ... ok ({schedules} in {took:.1} s)", scenario.name),
+            Ok(schedules) => {
+                println!("test {} ({schedules} schedules, {took:.1} s) ... ok", scenario.name);
+            }
             Err(_) => {
                 println!("test {} ... FAILED", scenario.name);
                 red += 1;

@@ -406,7 +406,7 @@ fn room_is_never_lost() -> u64 {
 }
 
 fn a_log_that_rolls_waits_for_no_tick() -> u64 {
-    explore(10, || {
+    explore(60, || {
         let (node, _seen) = one::<false>(&config());
         let hasty = sync::world(|world| world.is_hasty());
         let begun = sync::now();

@@ -19,8 +19,6 @@ const STACK_BYTES: usize = 512 << 10;
 const PAUSE: Duration = Duration::from_millis(100);
 /// Clients that may wait to be taken in.
 const BACKLOG: i32 = 1024;
-/// How long clients may take to be told that the node has stopped.
-const LAST_REPLIES: Duration = Duration::from_secs(2);
 
 /// Files that the node may need for its log and its connections. A node that cannot make a file stops, so
 /// clients must never take these.
@@ -88,7 +86,7 @@ pub(crate) fn serve(
         .spawn(move || take_clients_in(&listener, &taker, &shares))?;
     let mut leadership = node.leadership();
     while leadership.wait_for(Duration::MAX, |latest| latest.stopped).is_none() {}
-    shared.places.wait_quiet(LAST_REPLIES);
+    shared.places.wait_quiet(shared.times.replies);
     Ok(node.status().stopped.unwrap_or(StopCause::Shutdown))
 }
 

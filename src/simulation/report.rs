@@ -97,6 +97,12 @@ counts! {
     truncations "truncations";
     /// Flushes that ended after entries they were asked for had been truncated.
     late_flushes "late_flushes";
+    /// Steps of cores that left no room for another proposal at the door.
+    shut_doors "shut_doors";
+    /// Steps of cores that left a follower without room for another append in flight.
+    full_windows "full_windows";
+    /// Steps of cores that had more to apply than they may have, and so took nothing.
+    behind "behind";
     /// Terms that had a leader.
     leaders "leaders";
     /// Calls of clients.

@@ -492,6 +492,11 @@ impl Witness {
         self.leaders.len() as u64
     }
 
+    /// Whether an entry is the first that the leader of its term made.
+    pub(super) fn is_first_of_term(&self, entry: EntryId) -> bool {
+        self.terms.get(&entry.term).is_some_and(|made| made.first == entry.index)
+    }
+
     /// Truncations of logs.
     pub(super) fn truncations(&self) -> u64 {
         self.truncations

@@ -1,20 +1,24 @@
 //! Who is served when there are more clients than places.
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use oarlock::StopCause;
 use redis::Commands;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::local::{ENDLESS, Local, shared};
-use super::servers::{PATIENCE, Raw, Setup, resident_bytes, threads};
+use super::servers::{PATIENCE, Raw, Setup, resident_bytes, threads, until};
 
 /// Whether it still is.
 fn is_served(raw: &mut Raw) -> bool {
     raw.0.set_read_timeout(Some(PATIENCE)).expect("a socket");
     let mut said = [0; 7];
-    std::io::Write::write_all(&mut raw.0, b"PING\r\n").is_ok()
+    raw.0.write_all(b"PING\r\n").is_ok()
         && raw.0.read_exact(&mut said).is_ok()
         && said == *b"+PONG\r\n"
 }
@@ -25,7 +29,7 @@ fn who_comes_pushes_out_the_silent_then_the_idle_and_never_the_busy() {
     let connect = || {
         let come = local.shared.places.come();
         let raw = local.connect();
-        super::servers::until("it has a place", || local.shared.places.come() > come);
+        until("it has a place", || local.shared.places.come() > come);
         raw
     };
     let mut asked_first = connect();
@@ -44,7 +48,7 @@ fn who_comes_pushes_out_the_silent_then_the_idle_and_never_the_busy() {
     for raw in &mut busy {
         raw.send(b"INCR begun\r\nKEYS nothing\r\n");
     }
-    super::servers::until("all are at it", || local.get("begun").as_deref() == Some(b"3"));
+    until("all are at it", || local.get("begun").as_deref() == Some(b"3"));
     let mut refused = local.connect();
     assert_eq!(refused.rest(), "-ERR max number of clients reached\r\n");
     drop(turn);
@@ -64,6 +68,26 @@ fn a_server_whose_node_stops_answers_those_who_wait_and_ends() {
     assert!(matches!(local.stop(), StopCause::Shutdown));
     assert_eq!(waiting.line(), "-CLUSTERDOWN never applied: the node was shut down");
     assert_eq!(waiting.line(), "-CLUSTERDOWN the node was shut down");
+}
+
+#[test]
+fn a_server_does_not_end_before_the_last_is_told() {
+    let local = Local::start_alone(shared(10, ENDLESS));
+    let (node, places) = (local.node.clone(), Arc::clone(&local.shared.places));
+    let stream = Arc::new(TcpStream::connect(local.address).expect("it listens"));
+    let place = places.take(stream, local.address).expect("nobody is there");
+    assert!(place.begin());
+    let told = Arc::new(AtomicBool::new(false));
+    let tells = Arc::clone(&told);
+    let slow = thread::spawn(move || {
+        until("the node stops", || node.status().stopped.is_some());
+        thread::sleep(Duration::from_millis(100));
+        tells.store(true, Ordering::SeqCst);
+        place.rest(true);
+    });
+    local.stop();
+    assert!(told.load(Ordering::SeqCst), "it ended before");
+    slow.join().expect("no panic");
 }
 
 /// Lets this process have so many files open, or as many as it may.

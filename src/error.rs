@@ -192,7 +192,9 @@ impl fmt::Display for StorageError {
             StorageErrorKind::UnknownVersion { supported, found } => {
                 write!(f, ": has format version {found}, and this library knows {supported}")
             }
-            StorageErrorKind::InUse => f.write_str(": is in use by another node"),
+            StorageErrorKind::InUse => f.write_str(
+                ": is in use by another node: stop it, or give this one a directory of its own",
+            ),
             StorageErrorKind::Released => f.write_str(": is not in the log any more"),
             StorageErrorKind::Poisoned => f.write_str(
                 ": an earlier write or flush failed; restart the node once the disk is well",
@@ -475,7 +477,7 @@ pub enum StartError {
     DuplicateMember(NodeId),
     /// This node is not among the members.
     NotAMember(NodeId),
-    /// The directory was first started with other members; change them at run time, not here.
+    /// The directory was first started with other members.
     MembersChanged {
         /// The members it was first started with.
         stored: Vec<NodeId>,
@@ -513,7 +515,9 @@ impl fmt::Display for StartError {
             Self::NotAMember(id) => write!(f, "node {id} is not among the members"),
             Self::MembersChanged { stored, given } => other_members(f, stored, given),
             Self::NoStorage => f.write_str("no storage: call data_dir or in_memory"),
-            Self::NoTransport => f.write_str("other members, and no transport to reach them"),
+            Self::NoTransport => f.write_str(
+                "other members, and no way to reach them: call listen, listen_tls or transport",
+            ),
             Self::StateMismatch { applied, first, last } => write!(
                 f,
                 "the state machine has applied up to entry {applied}, and the log, which holds \

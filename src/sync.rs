@@ -5,7 +5,8 @@
 //! other names. They have one place so that another can be taken: `tests/schedules` compiles these same
 //! sources with the types of a checker, which then decides who runs when, and what a load sees.
 //!
-//! The threads of `transport::tcp` meet in the kernel as well, at sockets, and are not part of this.
+//! The threads of `transport::tcp` meet in the kernel as well, at sockets; of them only what wakes a sender
+//! is part of this.
 
 #[cfg(any(oarlock_loom, oarlock_shuttle))]
 #[path = "../tests/schedules/src/sync/mod.rs"]
@@ -20,6 +21,13 @@ mod types {
 
     pub(crate) use crossbeam_channel as channel;
     pub(crate) use parking_lot::{Condvar, Mutex, MutexGuard, RwLock, RwLockWriteGuard};
+
+    /// What wakes a thread that waits for sockets as well.
+    pub(crate) mod pipe {
+        pub(crate) use std::io::{PipeReader, PipeWriter, pipe};
+
+        pub(crate) use rustix::event::poll;
+    }
 
     /// The most times a thread gives way before it sleeps. Sleeping and being woken costs some 25 µs of
     /// latency and 7 µs of CPU where cores are few; giving way costs a fraction of a microsecond.

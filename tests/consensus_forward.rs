@@ -190,6 +190,23 @@ fn a_leader_answers_a_follower_after_a_round_that_began_with_its_question() {
 }
 
 #[test]
+fn a_question_that_comes_while_a_round_runs_is_answered_by_the_next() {
+    let mut node = leader();
+    node.receive(2, accepted(1, 1));
+    node.step(Input::Read);
+    // Who asks may know of an entry that was committed since the round began.
+    node.step(Input::Propose { count: 1 });
+    node.receive(2, accepted(1, 2));
+    node.receive(3, read_index(1, 7));
+    let is_answer = |message: &Message| matches!(message, Message::ReadIndexReply(_));
+    let out = node.receive(2, heartbeat_reply(1, 1, 2));
+    assert!(out.contains(&Output::ReadConfirmed { round: ReadRound(1), index: LogIndex(1) }));
+    assert!(!sent_to(&out, 3).iter().any(is_answer));
+    let out = node.receive(2, heartbeat_reply(1, 2, 2));
+    assert!(sent_to(&out, 3).contains(&read_index_reply(1, sender(3), 7, 2)));
+}
+
+#[test]
 fn a_leader_that_is_deposed_answers_nobody() {
     let mut node = leader();
     node.receive(2, accepted(1, 1));

@@ -1,34 +1,37 @@
 //! Histories of real processes under a nemesis, checked for linearizability.
 //!
 //! Clients of `examples/kv.rs` write, compare-and-set and read a few keys through any node, while nodes are
-//! killed and paused, links are cut, and the disk is kept busy. What they did and what they were told, with
+//! killed and paused, links are cut and slow, and disks are slow or stuck (`linearizability/nemesis.rs`). What they did and what they were told, with
 //! the times of both, goes to a checker that nobody here wrote (`porcupine-rs`): is there an order of all
 //! operations, each somewhere between its call and its return, in which a simple register would have given
 //! the same answers? A write whose outcome is unknown may take effect at any time after its call, or never.
 //!
-//! `OARLOCK_LIN_SECONDS`, `OARLOCK_LIN_SEED` and `OARLOCK_LIN_CLIENTS` make a longer run of it.
+//! A run does everything to the servers at least once. `OARLOCK_LIN_SECONDS`, `OARLOCK_LIN_SEED` and `OARLOCK_LIN_CLIENTS` make a longer run of it.
 #![cfg(unix)]
 
+#[path = "linearizability/nemesis.rs"]
+mod nemesis;
 #[path = "kv/servers.rs"]
 mod servers;
+#[path = "linearizability/slow_disks.rs"]
+mod slow_disks;
 // The harness finds the proxy's `free_address` here as well.
 mod proxy;
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::Write;
 use std::net::SocketAddr;
-use std::process::Command;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
+use nemesis::{Nemesis, Slow};
 use porcupine_rs::{CheckResult, Model, Operation, check_operations_timeout};
-use proxy::{Proxy, Rules};
+use proxy::Proxy;
 use redis::{Connection, RedisResult};
-use servers::{Addresses, Servers, Setup, code};
+use servers::{Addresses, Setup, code};
+use slow_disks::SlowDisks;
 
 const NODES: u64 = 3;
 const KEYS: u64 = 6;
@@ -95,6 +98,8 @@ struct Run {
     history: Mutex<History>,
     down: AtomicU64,
     unknown: AtomicU64,
+    /// When the latest of the acknowledged writes was called.
+    last_write: AtomicI64,
 }
 
 impl Run {
@@ -159,7 +164,12 @@ fn client(run: &Run, me: u32, seed: u64) {
         };
         let end = run.now();
         match reply {
-            Ok(_) => run.note(key, me, call, end, op),
+            Ok(_) => {
+                if matches!(op, Op::Set(_)) {
+                    run.last_write.fetch_max(call, Ordering::SeqCst);
+                }
+                run.note(key, me, call, end, op);
+            }
             Err(error) if code(&error) == Some("CLUSTERDOWN") => {
                 // Never applied: as if it had not been.
                 run.down.fetch_add(1, Ordering::SeqCst);
@@ -176,89 +186,13 @@ fn client(run: &Run, me: u32, seed: u64) {
     }
 }
 
-fn signal(pid: u32, name: &str) {
-    let sent = Command::new("kill").args([&format!("-{name}"), &pid.to_string()]).status();
-    assert!(sent.expect("kill is everywhere").success());
-}
+/// Ends the clients, also when the nemesis panics.
+struct Over<'a>(&'a AtomicBool);
 
-/// Does its worst until the time is over; at the end everything is well again.
-fn nemesis(
-    run: &Run,
-    servers: &mut Servers,
-    proxies: &BTreeMap<u64, Proxy>,
-    dice: &mut Rng,
-    length: Duration,
-) -> BTreeMap<&'static str, u64> {
-    let mut done: BTreeMap<&'static str, u64> = BTreeMap::new();
-    let mut did = |what| *done.entry(what).or_default() += 1;
-    let all: Vec<u64> = (1..=NODES).collect();
-    while run.begun.elapsed() < length {
-        let victim = if dice.bool() { servers.leader() } else { 1 + dice.u64(..NODES) };
-        let others = || all.iter().copied().filter(|id| *id != victim);
-        match dice.u8(..6) {
-            0 => {
-                servers.kill(victim);
-                thread::sleep(Duration::from_millis(dice.u64(..800)));
-                servers.start(victim);
-                did("kill");
-            }
-            1 => {
-                for id in &all {
-                    servers.kill(*id);
-                }
-                for id in &all {
-                    servers.start(*id);
-                }
-                did("kill all");
-            }
-            2 => {
-                let pid = servers.pid(victim);
-                signal(pid, "STOP");
-                thread::sleep(Duration::from_millis(dice.u64(200..2000)));
-                signal(pid, "CONT");
-                did("pause");
-            }
-            3 => {
-                let cut = Rules { cut: true, ..Rules::default() };
-                proxies[&victim].set(cut.clone());
-                for other in others() {
-                    proxies[&other].set_from(victim, cut.clone());
-                }
-                thread::sleep(Duration::from_millis(dice.u64(200..2000)));
-                did("isolation");
-            }
-            4 => {
-                // One direction only: what the victim sends gets lost.
-                for other in others() {
-                    let lost = Rules { loses_requests: true, ..Rules::default() };
-                    proxies[&other].set_from(victim, lost);
-                }
-                thread::sleep(Duration::from_millis(dice.u64(200..2000)));
-                did("loss one way");
-            }
-            _ => {
-                let mut file = tempfile::tempfile().expect("a file");
-                let until = Instant::now() + Duration::from_millis(dice.u64(200..1000));
-                while Instant::now() < until {
-                    write_and_flush(&mut file);
-                }
-                did("slow disk");
-            }
-        }
-        for proxy in proxies.values() {
-            proxy.heal();
-            if dice.bool() {
-                proxy.drop_connections();
-            }
-        }
-        thread::sleep(Duration::from_millis(dice.u64(..500)));
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
     }
-    done
-}
-
-fn write_and_flush(file: &mut File) {
-    file.write_all(&vec![1; 1 << 18]).expect("room");
-    file.sync_all().expect("flushed");
 }
 
 fn setting(name: &str, default: u64) -> u64 {
@@ -270,14 +204,15 @@ fn histories_of_real_processes_under_a_nemesis_are_linearizable() {
     let seed = setting("OARLOCK_LIN_SEED", 1);
     let length = Duration::from_secs(setting("OARLOCK_LIN_SECONDS", 8));
     let clients = setting("OARLOCK_LIN_CLIENTS", 6);
-    let mut dice = Rng::with_seed(seed);
     let mut setup = Setup::of(NODES);
+    let disks = SlowDisks::build();
     let mut proxies = BTreeMap::new();
     for (id, member) in &mut setup.members {
         let proxy = Proxy::before(member.parse().expect("an address"));
         setup.args.insert(*id, vec!["--listen".to_owned(), member.clone()]);
         *member = proxy.address().to_string();
         proxies.insert(*id, proxy);
+        setup.starters.extend(disks.iter().map(|disks| (*id, disks.starter(*id))));
     }
     let mut servers = setup.start();
     servers.leader();
@@ -289,18 +224,30 @@ fn histories_of_real_processes_under_a_nemesis_are_linearizable() {
         history: Mutex::default(),
         down: AtomicU64::new(0),
         unknown: AtomicU64::new(0),
+        last_write: AtomicI64::new(0),
     };
-    let done = thread::scope(|scope| {
+    let (done, slow) = thread::scope(|scope| {
         for me in 0..clients {
             let (run, seed) = (&run, seed.wrapping_mul(1000) + me);
             scope.spawn(move || client(run, me as u32, seed));
         }
-        let done = nemesis(&run, &mut servers, &proxies, &mut dice, length);
+        let over = Over(&run.over);
+        let mut nemesis = Nemesis {
+            run: &run,
+            servers: &mut servers,
+            proxies: &proxies,
+            disks: disks.as_ref(),
+            dice: Rng::with_seed(seed),
+            done: BTreeMap::new(),
+            slow: Vec::new(),
+        };
+        nemesis.rage(length);
+        let Nemesis { done, slow, .. } = nemesis;
         // What was in flight ends, and a last read of every key is part of its history.
         servers.leader();
         thread::sleep(Duration::from_millis(500));
-        run.over.store(true, Ordering::SeqCst);
-        done
+        drop(over);
+        (done, slow)
     });
     for id in servers.ids() {
         let mut connection = servers.client(id);
@@ -316,8 +263,11 @@ fn histories_of_real_processes_under_a_nemesis_are_linearizable() {
     let history = run.history.into_inner().expect("nobody panicked");
     let operations: usize = history.values().map(Vec::len).sum();
     println!(
-        "seed {seed}: {operations} operations, {:?} never applied, {:?} unknown, nemesis {done:?}",
-        run.down, run.unknown
+        "seed {seed}: {operations} operations, {} writes on slow disks, {:?} never applied, \
+         {:?} unknown, nemesis {done:?}",
+        writes_on_slow_disks(&history, &slow),
+        run.down,
+        run.unknown
     );
     for (key, operations) in &history {
         let result = check(operations);
@@ -331,6 +281,38 @@ fn histories_of_real_processes_under_a_nemesis_are_linearizable() {
         }
     }
     assert!(operations > 300, "too little happened to show anything");
+}
+
+/// Counts the writes that began and ended while all disks were slow.
+///
+/// # Panics
+/// If one of them was acknowledged before any disk can have had it.
+fn writes_on_slow_disks(history: &History, slow: &[Slow]) -> usize {
+    let count = |slow: &Slow| {
+        let within = |operation: &&Operation<Register>| {
+            matches!(operation.op, Op::Set(_))
+                && slow.begin < operation.call_time
+                && operation.return_time < slow.end
+        };
+        let took = history
+            .values()
+            .flatten()
+            .filter(within)
+            .map(|operation| operation.return_time - operation.call_time);
+        let took: Vec<Duration> = took
+            .map(|took| {
+                Duration::from_nanos(u64::try_from(took).expect("no reply before its call"))
+            })
+            .collect();
+        let quickest = took.iter().min().expect("the nemesis waited for one");
+        assert!(
+            *quickest >= slow.delay,
+            "acknowledged after {quickest:?}, while every flush takes {:?}",
+            slow.delay
+        );
+        took.len()
+    };
+    slow.iter().map(count).sum()
 }
 
 /// Calls and returns in the given order of time, for histories made by hand.

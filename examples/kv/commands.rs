@@ -334,12 +334,25 @@ fn ping(request: &Request<'_>) -> Command<'static> {
     }
 }
 
+const RAFT_HELP: [&str; 3] = [
+    "RAFT STATUS: how this node is doing, as one line of JSON.",
+    "RAFT LEADER: who leads, as this node knows.",
+    "RAFT HELP: this.",
+];
+
 fn raft(request: &Request<'_>) -> Command<'static> {
     let name = arg(request, 1);
     if is(name, "status") && request.len() == 2 {
         ask(Question::Status)
     } else if is(name, "leader") && request.len() == 2 {
         ask(Question::Leader)
+    } else if is(name, "help") {
+        reply(|out| {
+            resp::array(out, RAFT_HELP.len());
+            for line in RAFT_HELP {
+                resp::bulk(out, line.as_bytes());
+            }
+        })
     } else if ["transfer", "add", "remove", "snapshot"].iter().any(|known| is(name, known)) {
         error("ERR the library cannot do this yet")
     } else {
@@ -464,13 +477,17 @@ fn command_table(request: &Request<'_>) -> Command<'static> {
 /// All commands, in the form of `COMMAND`.
 pub(crate) fn describe_all(out: &mut Vec<u8>) {
     resp::array(out, COMMANDS.len());
-    COMMANDS.iter().for_each(|spec| describe(spec, out));
+    for spec in COMMANDS {
+        describe(spec, out);
+    }
 }
 
 /// Their names.
 pub(crate) fn name_all(out: &mut Vec<u8>) {
     resp::array(out, COMMANDS.len());
-    COMMANDS.iter().for_each(|spec| resp::bulk(out, spec.name.as_bytes()));
+    for spec in COMMANDS {
+        resp::bulk(out, spec.name.as_bytes());
+    }
 }
 
 fn describe(spec: &Spec, out: &mut Vec<u8>) {

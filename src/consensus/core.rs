@@ -483,6 +483,12 @@ impl Core {
         self.persisted.generation()
     }
 
+    /// How many messages wait for term and vote to be stored.
+    #[cfg(any(test, feature = "simulation"))]
+    pub(crate) fn held(&self) -> usize {
+        self.durable.held()
+    }
+
     /// The last index shown to be equal to the log of this term's leader; a leader's own last.
     pub fn verified(&self) -> LogIndex {
         self.verified

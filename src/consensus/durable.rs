@@ -117,6 +117,12 @@ impl DurableHardState {
         must
     }
 
+    /// How many messages are kept.
+    #[cfg(any(test, feature = "simulation"))]
+    pub(super) fn held(&self) -> usize {
+        self.held.len()
+    }
+
     /// Keeps a message that depends on `needed`.
     pub(super) fn hold(&mut self, needed: HardState, to: NodeId, message: Message) {
         if self.held.len() == MAX_HELD {

@@ -40,6 +40,8 @@ pub struct Progress {
     ordered: Option<LogIndex>,
     /// Nothing is sent before the next heartbeat, or, when probing, an answer.
     waiting: bool,
+    /// The last entry of the probe that waits for an answer; 0 without one.
+    probed: LogIndex,
     /// Which directory, in which boot, all this is known of.
     directory: Option<(Incarnation, BootCount)>,
     /// Ticks since the member answered anything.
@@ -62,6 +64,7 @@ impl Progress {
             inflights,
             ordered: None,
             waiting: false,
+            probed: LogIndex::ZERO,
             directory: None,
             silent: 0,
             stalled: 0,
@@ -144,7 +147,9 @@ impl Progress {
     /// An append was accepted. Returns whether `matched` rose.
     pub(super) fn accepted(&mut self, matched: LogIndex) -> bool {
         let rose = self.acknowledge(matched);
-        if self.mode == Mode::Probe {
+        // A member that does not take what it is asked about has no room, or has not flushed it yet. To ask
+        // again at once would go on for ever.
+        if self.mode == Mode::Probe && matched >= self.probed {
             self.waiting = false;
             // The entry before the next one is known to match: the pipeline can start there.
             if matched.next() >= self.next {
@@ -180,6 +185,7 @@ impl Progress {
     fn probe(&mut self, next: LogIndex) {
         self.mode = Mode::Probe;
         self.next = next.max(self.matched.next());
+        self.probed = LogIndex::ZERO;
         self.stalled = 0;
         self.inflights.clear();
     }
@@ -250,6 +256,7 @@ impl Progress {
             self.next = last.next();
         } else {
             self.waiting = true;
+            self.probed = last;
         }
     }
 }
@@ -454,6 +461,24 @@ mod tests {
         progress.sent(order.prev.plus(5), 10);
         assert_eq!((progress.mode(), progress.next()), (Mode::Probe, LogIndex(11)));
         assert!(progress.order(LAST, 1000).is_some(), "the answer to the rejection goes out");
+    }
+
+    #[test]
+    fn a_member_that_takes_nothing_of_a_probe_is_asked_again_with_the_next_heartbeat() {
+        let mut progress = replicating();
+        progress.rejected(LogIndex(10));
+        progress.rearm();
+        for _ in 0..3 {
+            send(&mut progress, 1, 10).expect("a probe");
+            assert!(!progress.accepted(LogIndex(10)));
+            assert_eq!(progress.mode(), Mode::Probe);
+            assert_eq!(progress.order(LAST, 1000), None, "it has no room");
+            progress.rearm();
+        }
+        send(&mut progress, 1, 10).expect("a probe");
+        assert!(progress.accepted(LogIndex(11)));
+        assert_eq!(progress.mode(), Mode::Replicate);
+        assert!(progress.order(LAST, 1000).is_some());
     }
 
     #[test]

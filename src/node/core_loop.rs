@@ -58,7 +58,7 @@ pub(crate) struct CoreLoop<S: StateMachine> {
     pub(super) core: Core,
     pub(super) log: Log,
     pub(super) me: Sender,
-    peers: PeerLane,
+    pub(super) peers: PeerLane,
     pub(super) transport: Box<dyn Transport>,
     pub(super) memory: Option<Memory>,
     pub(super) last_time: u64,
@@ -85,7 +85,7 @@ pub(crate) struct CoreLoop<S: StateMachine> {
     /// Proposals of this node that its leader has not answered for.
     pub(super) outgoing: Outgoing<S::Response>,
     /// Proposals of other nodes that wait for room in the log.
-    incoming: Incoming,
+    pub(super) incoming: Incoming,
     refused_messages: u64,
     fit: bool,
     /// When the log last had room for anything that may come.

@@ -89,6 +89,12 @@ impl<R> Outgoing<R> {
         self.bytes = self.sent.iter().map(|sent| sent.bytes).sum();
     }
 
+    /// The bytes of what the leader has not answered for.
+    #[cfg(any(test, feature = "simulation"))]
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Forgets everything: the leader it was sent to is not followed any more.
     pub(crate) fn clear(&mut self) {
         self.sent.clear();
@@ -133,6 +139,12 @@ impl Incoming {
         let next = self.waiting.pop_front()?;
         self.bytes -= next.records.len();
         Some(next)
+    }
+
+    /// The bytes of all that waits.
+    #[cfg(any(test, feature = "simulation"))]
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Drops what waits.

@@ -369,6 +369,12 @@ impl<R> Inbox<R> {
         self.limit.count - self.state.lock().free.count
     }
 
+    /// The bytes of their commands.
+    #[cfg(any(test, feature = "simulation"))]
+    pub(crate) fn pending_bytes(&self) -> usize {
+        self.limit.bytes - self.state.lock().free.bytes
+    }
+
     /// Tells those who wait for room that the node stops. Nobody has been let in since it does: that is
     /// looked at under the lock, so what [`clear`](Self::clear) misses cannot come later.
     pub(crate) fn close(&self) {

@@ -174,14 +174,22 @@ impl<S: StateMachine> Node<S> {
         command: S::Command,
         timeout: Duration,
     ) -> Result<Ticket<S>, ProposeError<S::Command>> {
+        let deadline = deadline_after(timeout);
+        self.submit_by(command, Waits { timeout, door: deadline, deadline })
+    }
+
+    fn submit_by(
+        &self,
+        command: S::Command,
+        Waits { timeout, door, deadline }: Waits,
+    ) -> Result<Ticket<S>, ProposeError<S::Command>> {
         let shared = self.shared();
         if let Err(error) = self.check_door() {
             return Err(error.map(|()| command));
         }
-        let deadline = deadline_after(timeout);
         let placed = with_buffer(|buffer| {
             self.encode(&command, buffer)?;
-            shared.inbox.put(buffer, deadline, timeout).map_err(|refused| self.refused(&refused))
+            shared.inbox.put(buffer, door, timeout).map_err(|refused| self.refused(&refused))
         });
         match placed {
             Ok(place) => Ok(Ticket::new(Arc::clone(shared), command, place, deadline)),
@@ -197,22 +205,31 @@ impl<S: StateMachine> Node<S> {
         &self,
         commands: impl IntoIterator<Item = S::Command>,
     ) -> Result<Tickets<S>, ProposeError<Vec<S::Command>>> {
-        let mut commands: Vec<S::Command> = commands.into_iter().collect();
+        let timeout = self.shared().config.propose_timeout;
+        let deadline = deadline_after(timeout);
+        let commands = commands.into_iter().collect();
+        self.submit_many_by(commands, Waits { timeout, door: deadline, deadline })
+    }
+
+    fn submit_many_by(
+        &self,
+        mut commands: Vec<S::Command>,
+        waits: Waits,
+    ) -> Result<Tickets<S>, ProposeError<Vec<S::Command>>> {
         if commands.len() == 1
             && let Some(command) = commands.pop()
         {
             // By itself it needs no second buffer, which is dear for a long one.
-            let submitted = self.submit(command);
+            let submitted = self.submit_by(command, waits);
             return submitted
                 .map(|ticket| Tickets(vec![ticket]))
                 .map_err(|error| error.map(|command| vec![command]));
         }
+        let Waits { timeout, door, deadline } = waits;
         if let Err(error) = self.check_door() {
             return Err(error.map(|()| commands));
         }
-        let timeout = self.shared().config.propose_timeout;
-        let deadline = deadline_after(timeout);
-        let mut places = with_buffer(|buffer| self.place_all(&commands, buffer, deadline, timeout));
+        let mut places = with_buffer(|buffer| self.place_all(&commands, buffer, door, timeout));
         let nothing_queued = !places.is_empty() && places.iter().all(Result::is_err);
         if nothing_queued && let Err(error) = places.swap_remove(0) {
             return Err(error.map(|()| commands));
@@ -406,10 +423,16 @@ impl<S: StateMachine> Node<S> {
         if !reached {
             return Err(if shared.stop.is_stopping() { stopped() } else { ReadError::Timeout });
         }
+        self.look_by(deadline, look)
+    }
+
+    /// Looks at the state as it is.
+    fn look_by<T>(&self, deadline: Instant, look: impl FnOnce(&S) -> T) -> Result<T, ReadError> {
+        let shared = self.shared();
         let state = shared.state.try_read_until(deadline).ok_or(ReadError::Timeout)?;
         // Under the lock: what stopped the node may have left the state half-applied.
         if shared.stop.is_stopping() {
-            return Err(stopped());
+            return Err(ReadError::Stopped(shared.stop.cause_or_shutdown()));
         }
         let _inside = Inside::enter(self.address());
         Ok(look(&state))
@@ -493,6 +516,17 @@ impl<S: StateMachine> Node<S> {
     pub(crate) fn leads(&self) -> bool {
         self.shared().leadership.get().role == Role::Leader
     }
+}
+
+/// How long a proposal waits.
+#[derive(Clone, Copy)]
+struct Waits {
+    /// For its answer, by the node's clock.
+    timeout: Duration,
+    /// At the door, until then.
+    door: Instant,
+    /// For its answer, until then, whoever holds the ticket.
+    deadline: Instant,
 }
 
 /// Lends this thread's encoding buffer, empty. It is taken out meanwhile: user code that encodes may

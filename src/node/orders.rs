@@ -60,9 +60,9 @@ impl<S: StateMachine> CoreLoop<S> {
                 self.dirty = true;
             }
             Output::Store { first, last } => {
-                self.log.append_slices(records, first, last);
+                let bytes = self.log.append_slices(records, first, last);
                 self.last_time = self.last_time.max(self.received_time);
-                self.backlog.wrote(last, records.len());
+                self.backlog.wrote(last, bytes);
                 self.dirty = true;
             }
             Output::PersistHardState(hard_state) => self.persist(hard_state),

@@ -16,10 +16,10 @@ use super::shared::{Loop, Shared, Wait};
 use super::snap_loop::SnapLoop;
 use super::stop::Phase;
 use super::wal_loop::WalLoop;
-use super::{Handle, Node, Ticket, with_buffer};
+use super::{Handle, Node, Ticket, Tickets, Waits};
 use crate::clock::Time;
 use crate::consensus::Core;
-use crate::error::{ProposeError, StartError, StopCause};
+use crate::error::{ProposeError, ReadError, StartError, StopCause};
 use crate::state_machine::StateMachine;
 use crate::sync::Instant;
 use crate::types::LogIndex;
@@ -45,6 +45,29 @@ pub(crate) struct Simulated<S: StateMachine> {
     wakeups: [Wakeup; LOOPS],
     waits: [Wait; LOOPS],
     node: Node<S>,
+}
+
+/// How much waits where in a node.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Queues {
+    /// Inside the door, without an answer.
+    pub(crate) proposals: usize,
+    pub(crate) proposal_bytes: usize,
+    /// Sent to a follower, and not acknowledged by it; the most of all followers.
+    pub(crate) appends: usize,
+    pub(crate) append_bytes: usize,
+    /// Messages that the core has not looked at.
+    pub(crate) arrived_bytes: usize,
+    /// Proposals for the leader that it has not answered for.
+    pub(crate) outgoing_bytes: usize,
+    /// Proposals of followers that wait for room in the log.
+    pub(crate) incoming_bytes: usize,
+    /// Messages that wait for term and vote to be stored.
+    pub(crate) held: usize,
+    /// Bytes of entries that are in the log and not applied.
+    pub(crate) unapplied: usize,
+    /// Those of them that are committed.
+    pub(crate) due: usize,
 }
 
 /// Which loops have something to do.
@@ -132,6 +155,11 @@ impl<S: StateMachine> Simulated<S> {
         self.wal.as_ref().is_some_and(WalLoop::has_written)
     }
 
+    /// Whether records, term or vote are being made durable.
+    pub(crate) fn is_flushing(&self) -> bool {
+        self.wal.as_ref().is_some_and(WalLoop::is_under_way)
+    }
+
     /// The consensus core, as its last step left it.
     pub(crate) fn core(&self) -> &Core {
         &self.core.core
@@ -157,10 +185,26 @@ impl<S: StateMachine> Simulated<S> {
         !self.core.readers.is_empty()
     }
 
-    /// Bytes of entries that are in the log and not applied.
-    pub(crate) fn unapplied_bytes(&mut self) -> usize {
-        let applied = self.applied();
-        self.core.backlog.bytes(applied)
+    /// How much waits where.
+    pub(crate) fn queues(&mut self) -> Queues {
+        let (applied, inbox) = (self.applied(), &self.node.handle.shared.inbox);
+        let (proposals, proposal_bytes) = (inbox.pending(), inbox.pending_bytes());
+        let core = &mut self.core;
+        let inflights = core.core.progress().map(|(_, progress)| progress.inflights());
+        let (appends, append_bytes) = inflights
+            .fold((0, 0), |(len, bytes), next| (len.max(next.len()), bytes.max(next.bytes())));
+        Queues {
+            proposals,
+            proposal_bytes,
+            appends,
+            append_bytes,
+            arrived_bytes: core.peers.bytes(),
+            outgoing_bytes: core.outgoing.bytes(),
+            incoming_bytes: core.incoming.bytes(),
+            held: core.core.held(),
+            unapplied: core.backlog.bytes(applied),
+            due: core.backlog.due(applied, core.core.committed()),
+        }
     }
 
     /// Whether all room at the door has come back.
@@ -203,20 +247,16 @@ impl<S: StateMachine> Simulated<S> {
         command: S::Command,
         patience: Duration,
     ) -> Result<Ticket<S>, ProposeError<S::Command>> {
-        let node = &self.node;
-        if let Err(error) = node.check_door() {
-            return Err(error.map(|()| command));
-        }
-        let placed = with_buffer(|buffer| {
-            node.encode(&command, buffer)?;
-            let place = self.shared().inbox.put(buffer, Instant::now(), patience);
-            place.map_err(|refused| node.refused(&refused))
-        });
-        let never = super::deadline_after(Duration::MAX);
-        match placed {
-            Ok(place) => Ok(Ticket::new(Arc::clone(self.shared()), command, place, never)),
-            Err(error) => Err(error.map(|()| command)),
-        }
+        self.node.submit_by(command, no_wait(patience))
+    }
+
+    /// As [`Node::submit_many`], alike.
+    pub(crate) fn submit_many(
+        &self,
+        commands: Vec<S::Command>,
+        patience: Duration,
+    ) -> Result<Tickets<S>, ProposeError<Vec<S::Command>>> {
+        self.node.submit_many_by(commands, no_wait(patience))
     }
 
     /// Begins a linearizable read; `None` if the node has stopped.
@@ -224,10 +264,26 @@ impl<S: StateMachine> Simulated<S> {
         self.shared().reads.join().map(PendingRead)
     }
 
+    /// Looks at the state for a reader, once it has applied `index`; `None` as long as it has not.
+    pub(crate) fn read_at<T>(
+        &self,
+        index: LogIndex,
+        look: impl FnOnce(&S) -> T,
+    ) -> Option<Result<T, ReadError>> {
+        let waits = self.applied() < index && !self.is_stopping();
+        (!waits).then(|| self.node.look_by(Instant::now(), look))
+    }
+
     /// Ends the node without letting any loop do anything more.
     pub(crate) fn crash(self, cause: StopCause) {
         self.shared().stop(Phase::Halted, cause);
     }
+}
+
+/// Nobody waits in the simulator, neither at the door nor for an answer: the world goes on instead.
+fn no_wait(patience: Duration) -> Waits {
+    let deadline = super::deadline_after(Duration::MAX);
+    Waits { timeout: patience, door: Instant::now(), deadline }
 }
 
 /// A linearizable read under way.

@@ -55,6 +55,12 @@ impl<S: StateMachine> WalLoop<S> {
         matches!(self.under_way, UnderWay::Log)
     }
 
+    /// Whether anything was begun and is not durable.
+    #[cfg(any(test, feature = "simulation"))]
+    pub(crate) fn is_under_way(&self) -> bool {
+        !matches!(self.under_way, UnderWay::Nothing)
+    }
+
     /// Does the next write or flush; false if there is nothing to do.
     fn work(&mut self, now: Time) -> Result<bool, StorageError> {
         match self.under_way {

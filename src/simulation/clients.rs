@@ -1,8 +1,11 @@
 //! What clients do: they write, read, wait, lose patience, withdraw, and try elsewhere.
 //!
-//! A client makes one call at a time, of a read or of a few writes, at any node, whether that leads or not.
-//! Whatever it is told is held against the truth.
+//! Most clients make one call at a time, of a read or of a few writes, at any node, whether that leads or not.
+//! One of them may be another kind: it writes hundreds at once, and again without waiting for answers, until
+//! the node's door is shut. Whatever a client is told is held against the truth.
 
+use std::collections::VecDeque;
+use std::mem;
 use std::time::Duration;
 
 use super::machine::NEVER;
@@ -10,10 +13,10 @@ use super::witness::Broken;
 use super::workload::{Numbered, Observed, Workload};
 use super::world::{Phase, World};
 use crate::clock::Time;
-use crate::error::ProposeError;
+use crate::error::{ProposeError, ReadError};
 use crate::node::simulated::{Confirmation, PendingRead};
 use crate::node::{Consistency, Reply, Ticket};
-use crate::types::{EntryId, LogIndex};
+use crate::types::{EntryId, LogIndex, NodeId};
 
 /// The most writes in one call.
 const MAX_WRITES: usize = 8;
@@ -33,19 +36,36 @@ pub(super) struct Client<W: Workload> {
     next: Time,
 }
 
-/// What a client waits for.
-enum Call<W: Workload> {
-    Write { write: u64, ticket: Ticket<Machine<W>> },
+/// What a client waits for, and until when.
+struct Call<W: Workload> {
+    asked: Asked<W>,
+    until: Time,
+}
+
+pub(super) enum Asked<W: Workload> {
+    /// Writes that were submitted together; the first ones are answered first.
+    Writes(VecDeque<(u64, Ticket<Machine<W>>)>),
     Read(Read),
 }
 
 /// A linearizable read under way.
-struct Read {
+pub(super) struct Read {
     /// What it must see.
     after: LogIndex,
     pending: PendingRead,
     /// What the state must have applied, once that is known.
     index: Option<LogIndex>,
+}
+
+/// What came of a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// It was done.
+    Done,
+    /// The node does not lead, and takes nothing for the one that does.
+    NotLeader(Option<NodeId>),
+    /// Anything else.
+    Failed,
 }
 
 impl<W: Workload> Default for Client<W> {
@@ -65,15 +85,20 @@ impl<W: Workload> World<W> {
     pub(super) fn act(&mut self) -> Result<(), Broken> {
         for which in 0..self.clients.len() {
             if self.clients[which].next <= self.now {
-                if !self.clients[which].is_idle() {
-                    self.give_up(which)?;
+                self.give_up(which)?;
+                if self.clients[which].is_idle() || self.bursts(which) {
+                    self.call(which)?;
                 }
-                self.call(which)?;
                 self.plan(which, true);
             }
         }
         self.next_client = self.clients.iter().map(|client| client.next).min().unwrap_or(NEVER);
         Ok(())
+    }
+
+    /// Whether a client writes many at once, and does not wait.
+    fn bursts(&self, which: usize) -> bool {
+        which == 0 && self.options.burst > 0
     }
 
     /// Lets no client wait for long any more.
@@ -82,6 +107,9 @@ impl<W: Workload> World<W> {
         let latest = self.now.after(self.options.patience);
         for client in &mut self.clients {
             client.next = client.next.min(latest);
+            for call in &mut client.calls {
+                call.until = call.until.min(latest);
+            }
         }
         self.next_client = self.next_client.min(latest);
     }
@@ -89,28 +117,33 @@ impl<W: Workload> World<W> {
     /// Draws when a client acts next.
     fn plan(&mut self, which: usize, turned_away: bool) {
         let think = self.options.think.as_nanos() as u64;
+        let goes_on = self.bursts(which);
         let client = &mut self.clients[which];
-        client.next = match (self.phase, client.is_idle()) {
+        let patience = client.calls.iter().map(|call| call.until).min();
+        client.next = match (self.phase, patience) {
             // In peace there is an answer to everything, and nothing more to ask.
             (Phase::AllHealed, _) => NEVER,
-            (Phase::Faults | Phase::MajorityHealed, true) => {
+            (Phase::Faults | Phase::MajorityHealed, Some(until)) if !goes_on => until,
+            (Phase::Faults | Phase::MajorityHealed, until) => {
                 // Whoever was turned away does not come back at once.
-                let most = if turned_away { 8 * think } else { think };
-                self.now.after(Duration::from_nanos(self.dice.clients.u64(1..=most.max(1))))
+                let most = if turned_away && !goes_on { 8 * think } else { think };
+                let next =
+                    self.now.after(Duration::from_nanos(self.dice.clients.u64(1..=most.max(1))));
+                next.min(until.unwrap_or(NEVER))
             }
-            (Phase::Faults | Phase::MajorityHealed, false) => self.now.after(self.options.patience),
         };
     }
 
     /// A client makes a call, at a node that is up.
     fn call(&mut self, which: usize) -> Result<(), Broken> {
-        if self.phase == Phase::AllHealed {
+        if self.phase == Phase::AllHealed || self.are_clients_quiet {
             return Ok(());
         }
         let rng = &mut self.dice.clients;
         let at = match rng.u8(..4) {
-            // It stays where it is, ...
+            // It stays where it is, as it must while it waits, ...
             0 | 1 => self.clients[which].at,
+            _ if !self.clients[which].is_idle() => self.clients[which].at,
             // ... has heard who leads, ...
             2 => self.a_leader().unwrap_or(0),
             // ... or tries anybody.
@@ -123,43 +156,73 @@ impl<W: Workload> World<W> {
         self.report.calls += 1;
         self.machines[at].set_clock(self.now);
         self.machines[at].wakes_at = Time(0);
-        match self.dice.clients.u8(..8) {
-            0..4 => self.write(which, at, 1),
+        let asked = match self.dice.clients.u8(..8) {
+            _ if self.bursts(which) => {
+                let writes = self.dice.clients.usize(1..=self.options.burst);
+                self.write(at, writes)?
+            }
+            0..4 => self.write(at, 1)?,
             4 => {
                 let writes = self.dice.clients.usize(2..=MAX_WRITES);
-                self.write(which, at, writes)
+                self.write(at, writes)?
             }
-            5 | 6 => {
-                self.begin_read(which, at);
-                Ok(())
-            }
-            _ => self.read_weakly(at),
-        }
-    }
-
-    fn write(&mut self, which: usize, at: usize, writes: usize) -> Result<(), Broken> {
-        for _ in 0..writes {
-            let command = self.workload.command(&mut self.dice.clients);
-            let write = self.outcomes.submitted();
-            let Some(node) = &self.machines[at].node else { return Ok(()) };
-            match node.submit(Numbered { write, command }, self.options.patience) {
-                Ok(ticket) => self.clients[which].calls.push(Call::Write { write, ticket }),
-                Err(error) => self.told(write, None, Err(error))?,
-            }
+            5 | 6 => self.begin_read(at).map(Asked::Read),
+            _ => return self.read_weakly(at),
+        };
+        if let Some(asked) = asked {
+            let until = self.now.after(self.options.patience);
+            self.clients[which].calls.push(Call { asked, until });
         }
         Ok(())
     }
 
-    fn begin_read(&mut self, which: usize, at: usize) {
-        let after = self.outcomes.floor();
-        let Some(node) = &self.machines[at].node else { return };
-        match node.begin_read() {
-            Some(pending) => {
-                let read = Read { after, pending, index: None };
-                self.clients[which].calls.push(Call::Read(read));
-            }
-            None => self.report.failed_reads += 1,
+    /// Submits writes at a node; none is under way if all were refused.
+    pub(super) fn write(&mut self, at: usize, writes: usize) -> Result<Option<Asked<W>>, Broken> {
+        let mut commands = Vec::with_capacity(writes);
+        for _ in 0..writes {
+            let command = self.workload.command(&mut self.dice.clients);
+            commands.push(Numbered { write: self.outcomes.submitted(), command });
         }
+        let numbers: Vec<u64> = commands.iter().map(|command| command.write).collect();
+        let Some(node) = &self.machines[at].node else { return Ok(None) };
+        let patience = self.options.patience;
+        let tickets: Vec<_> = if let [_] = numbers[..] {
+            let command = commands.pop().expect("there is one");
+            match node.submit(command, patience) {
+                Ok(ticket) => vec![ticket],
+                Err(error) => {
+                    self.told(numbers[0], None, Err(error))?;
+                    return Ok(None);
+                }
+            }
+        } else {
+            match node.submit_many(commands, patience) {
+                Ok(tickets) => tickets.into_iter().collect(),
+                Err(error) => {
+                    for write in numbers {
+                        self.told_never(write, &error)?;
+                    }
+                    return Ok(None);
+                }
+            }
+        };
+        let mut writes: VecDeque<_> = numbers.into_iter().zip(tickets).collect();
+        // Those for which there was no room have their answer.
+        let placed = writes.iter().take_while(|(_, ticket)| !ticket.is_answered()).count();
+        for (write, mut ticket) in writes.split_off(placed) {
+            self.hear_write(write, &mut ticket)?;
+        }
+        Ok((!writes.is_empty()).then_some(Asked::Writes(writes)))
+    }
+
+    /// Begins a read at a node, if that is up.
+    pub(super) fn begin_read(&mut self, at: usize) -> Option<Read> {
+        let after = self.outcomes.floor();
+        let pending = self.machines[at].node.as_ref()?.begin_read();
+        if pending.is_none() {
+            self.report.failed_reads += 1;
+        }
+        Some(Read { after, pending: pending?, index: None })
     }
 
     /// Reads that ask nobody: whatever there is, or what some entry has made of it.
@@ -183,13 +246,24 @@ impl<W: Workload> World<W> {
         }
     }
 
-    /// A client waits no longer for anything.
+    /// A client waits no longer for what it has waited for long enough.
     fn give_up(&mut self, which: usize) -> Result<(), Broken> {
         let at = self.clients[which].at;
-        self.machines[at].wakes_at = Time(0);
-        for call in std::mem::take(&mut self.clients[which].calls) {
-            match call {
-                Call::Write { write, ticket } => {
+        let now = self.now;
+        let mut calls = mem::take(&mut self.clients[which].calls);
+        for call in calls.extract_if(.., |call| call.until <= now) {
+            self.machines[at].wakes_at = Time(0);
+            self.leave(call.asked)?;
+        }
+        self.clients[which].calls = calls;
+        Ok(())
+    }
+
+    /// Nobody waits for a call any longer.
+    pub(super) fn leave(&mut self, asked: Asked<W>) -> Result<(), Broken> {
+        match asked {
+            Asked::Writes(writes) => {
+                for (write, ticket) in writes {
                     let entry = ticket.entry_id();
                     let reply = ticket.give_up();
                     if matches!(reply, Err(ProposeError::Busy(_))) {
@@ -197,8 +271,8 @@ impl<W: Workload> World<W> {
                     }
                     self.told(write, entry, reply)?;
                 }
-                Call::Read(_) => self.report.failed_reads += 1,
             }
+            Asked::Read(_) => self.report.failed_reads += 1,
         }
         Ok(())
     }
@@ -206,18 +280,20 @@ impl<W: Workload> World<W> {
     /// Hears the answers that a node has given.
     pub(super) fn hear_answers(&mut self, at: usize) -> Result<(), Broken> {
         for which in 0..self.clients.len() {
-            let client = &self.clients[which];
-            if client.at != at || client.calls.is_empty() {
+            let client = &mut self.clients[which];
+            if client.at != at || client.is_idle() {
                 continue;
             }
+            let mut calls = mem::take(&mut client.calls);
             let mut place = 0;
-            while place < self.clients[which].calls.len() {
-                if self.is_answered(which, place, at)? {
-                    self.clients[which].calls.swap_remove(place);
+            while place < calls.len() {
+                if self.hear(at, &mut calls[place].asked)?.is_some() {
+                    calls.swap_remove(place);
                 } else {
                     place += 1;
                 }
             }
+            self.clients[which].calls = calls;
             if self.clients[which].is_idle() {
                 self.plan(which, false);
                 self.next_client = self.next_client.min(self.clients[which].next);
@@ -226,49 +302,75 @@ impl<W: Workload> World<W> {
         Ok(())
     }
 
-    /// Whether a call is done with; then its outcome was looked at.
-    fn is_answered(&mut self, which: usize, place: usize, at: usize) -> Result<bool, Broken> {
-        match &mut self.clients[which].calls[place] {
-            Call::Write { write, ticket } => {
-                if !ticket.is_answered() {
-                    return Ok(false);
+    /// What came of a call, once nothing of it is open; of many writes, of the last.
+    pub(super) fn hear(
+        &mut self,
+        at: usize,
+        asked: &mut Asked<W>,
+    ) -> Result<Option<Outcome>, Broken> {
+        match asked {
+            Asked::Writes(writes) => {
+                let mut outcome = None;
+                while let Some((write, ticket)) = writes.front_mut()
+                    && ticket.is_answered()
+                {
+                    outcome = Some(self.hear_write(*write, ticket)?);
+                    writes.pop_front();
                 }
-                let (write, entry) = (*write, ticket.entry_id());
-                let Some(reply) = ticket.try_wait() else { return Ok(false) };
-                self.told(write, entry, reply)?;
-                Ok(true)
+                Ok(outcome.filter(|_| writes.is_empty()))
             }
-            Call::Read(read) => {
-                if read.index.is_none() {
-                    match read.pending.poll() {
-                        None => return Ok(false),
-                        Some(Confirmation::Confirmed(index)) if index < read.after => {
-                            let (id, after) = (self.machines[at].id, read.after);
-                            return Err(Broken::new(format!(
-                                "node {id} may read at {index}, and {after} was known before that began"
-                            )));
-                        }
-                        Some(Confirmation::Confirmed(index)) => read.index = Some(index),
-                        // It may be tried again.
-                        Some(Confirmation::NotLeader(_) | Confirmation::Stopped(_)) => {
-                            self.report.failed_reads += 1;
-                            return Ok(true);
-                        }
-                    }
+            Asked::Read(read) => self.hear_read(at, read),
+        }
+    }
+
+    fn hear_write(
+        &mut self,
+        write: u64,
+        ticket: &mut Ticket<Machine<W>>,
+    ) -> Result<Outcome, Broken> {
+        let entry = ticket.entry_id();
+        let reply = ticket.try_wait();
+        self.told(write, entry, reply.expect("it is answered, and was not heard"))
+    }
+
+    fn hear_read(&mut self, at: usize, read: &mut Read) -> Result<Option<Outcome>, Broken> {
+        let (id, after) = (self.machines[at].id, read.after);
+        if read.index.is_none() {
+            match read.pending.poll() {
+                None => return Ok(None),
+                Some(Confirmation::Confirmed(index)) if index < after => {
+                    return Err(Broken::new(format!(
+                        "node {id} may read at {index}, and {after} was known before that began"
+                    )));
                 }
-                let machine = &self.machines[at];
-                let Some(node) = &machine.node else {
+                Some(Confirmation::Confirmed(index)) => read.index = Some(index),
+                // It may be tried again.
+                Some(Confirmation::NotLeader(leader)) => {
                     self.report.failed_reads += 1;
-                    return Ok(true);
-                };
-                if Some(node.applied()) < read.index || node.is_stopping() {
-                    return Ok(false);
+                    return Ok(Some(Outcome::NotLeader(leader)));
                 }
+                Some(Confirmation::Stopped(_)) => {
+                    self.report.failed_reads += 1;
+                    return Ok(Some(Outcome::Failed));
+                }
+            }
+        }
+        let machine = &self.machines[at];
+        let digest = |state: &Machine<W>| self.workload.digest(&state.machine);
+        let seen = match (&machine.node, read.index) {
+            (Some(node), Some(index)) => node.read_at(index, digest),
+            _ => Some(Err(ReadError::Timeout)),
+        };
+        match seen {
+            None => Ok(None),
+            Some(Ok(digest)) => {
                 self.report.reads += 1;
-                let after = read.after;
-                let digest = node.look(|state| self.workload.digest(&state.machine));
-                self.outcomes.read(at, machine.id, after, digest, true)?;
-                Ok(true)
+                self.outcomes.read(at, id, after, digest, true)?;
+                Ok(Some(Outcome::Done))
+            }
+            Some(Err(_)) => {
+                self.report.failed_reads += 1;
+                Ok(Some(Outcome::Failed))
             }
         }
     }
@@ -279,29 +381,38 @@ impl<W: Workload> World<W> {
         write: u64,
         entry: Option<EntryId>,
         reply: Reply<Machine<W>>,
-    ) -> Result<(), Broken> {
-        let outcome = match &reply {
-            Ok(_) => 0,
-            Err(ProposeError::Unknown { .. }) => 1,
-            Err(_) => 2,
-        };
-        self.trace.note(self.now, [7, write, outcome], || {
-            let reply = reply.as_ref().map_err(ToString::to_string);
-            format!("write {write} at {entry:?}: {reply:?}")
-        });
+    ) -> Result<Outcome, Broken> {
         match reply {
             Ok(response) => {
+                self.trace.note(self.now, [7, write, 0], || {
+                    format!("write {write} at {entry:?}: {response:?}")
+                });
                 self.report.acknowledged += 1;
-                self.outcomes.acknowledged(write, entry, &response)
+                self.outcomes.acknowledged(write, entry, &response)?;
+                Ok(Outcome::Done)
             }
-            Err(ProposeError::Unknown { entry: told, .. }) => {
+            Err(ProposeError::Unknown { entry: told, cause }) => {
+                self.trace.note(self.now, [7, write, 1], || {
+                    format!("write {write} at {entry:?}: unknown, {cause}")
+                });
                 self.report.unknown += 1;
-                self.outcomes.unknown(write, told.or(entry))
+                self.outcomes.unknown(write, told.or(entry))?;
+                Ok(Outcome::Failed)
             }
-            Err(_) => {
-                self.report.refused += 1;
-                self.outcomes.refused(write)
+            Err(error) => {
+                self.told_never(write, &error)?;
+                Ok(match error {
+                    ProposeError::NotLeader { leader, .. } => Outcome::NotLeader(leader),
+                    _ => Outcome::Failed,
+                })
             }
         }
+    }
+
+    /// A client learns that its write never happened and never will.
+    fn told_never<C>(&mut self, write: u64, error: &ProposeError<C>) -> Result<(), Broken> {
+        self.trace.note(self.now, [7, write, 2], || format!("write {write}: {error}"));
+        self.report.refused += 1;
+        self.outcomes.refused(write)
     }
 }

@@ -33,6 +33,7 @@ use parking_lot::{Mutex, MutexGuard};
 use rustix::io::Errno;
 
 use self::content::{Change, DirData, FileData, FileId, Survival};
+use super::trouble::Trouble;
 use crate::storage::{OpenMode, Storage, StorageFile, StorageLock};
 
 /// A call on the disk, for choosing which of them fails.
@@ -107,6 +108,14 @@ pub struct SimDisk {
     state: Arc<Mutex<State>>,
 }
 
+/// A failure to come, and whose it is.
+#[derive(Clone)]
+struct Planned {
+    fault: Fault,
+    trouble: Option<Trouble>,
+    has_struck: bool,
+}
+
 #[derive(Clone)]
 struct State {
     rng: Rng,
@@ -117,7 +126,9 @@ struct State {
     flushes: u64,
     /// Files that the power cut met with something written and not flushed.
     dirty: u64,
-    faults: Vec<Fault>,
+    faults: Vec<Planned>,
+    /// The troubles whose failures have come, each with the call that was first to fail.
+    strikes: Vec<(Trouble, Operation)>,
     files: BTreeMap<FileId, FileData>,
     dirs: BTreeMap<PathBuf, DirData>,
     /// Who holds which lock: path, and a number that no other holder gets.
@@ -136,6 +147,7 @@ impl SimDisk {
             flushes: 0,
             dirty: 0,
             faults: Vec::new(),
+            strikes: Vec::new(),
             files: BTreeMap::new(),
             dirs: BTreeMap::new(),
             locks: BTreeMap::new(),
@@ -175,7 +187,26 @@ impl SimDisk {
 
     /// Plans a failure.
     pub fn fail(&self, fault: Fault) {
-        self.lock_state().faults.push(fault);
+        self.plan(fault, None);
+    }
+
+    /// As [`fail`](Self::fail), because of `trouble`.
+    pub(super) fn fail_by(&self, trouble: Trouble, fault: Fault) {
+        self.plan(fault, Some(trouble));
+    }
+
+    fn plan(&self, fault: Fault, trouble: Option<Trouble>) {
+        self.lock_state().faults.push(Planned { fault, trouble, has_struck: false });
+    }
+
+    /// Cancels the failures that are there because of `trouble`.
+    pub(super) fn clear_faults_by(&self, trouble: Trouble) {
+        self.lock_state().faults.retain(|planned| planned.trouble != Some(trouble));
+    }
+
+    /// The troubles whose failures have come, each with the call that was first to fail.
+    pub(super) fn strikes(&self) -> Vec<(Trouble, Operation)> {
+        self.lock_state().strikes.clone()
     }
 
     /// Cancels all failures that are planned or last.
@@ -287,7 +318,9 @@ impl Storage for SimDisk {
 
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn StorageFile>> {
         let mut state = self.lock_state();
-        state.step(Operation::Open)?;
+        // What is there takes no space.
+        let never = (mode != OpenMode::Create).then_some(FaultError::NoSpace);
+        state.step_unless(Operation::Open, never)?;
         let id = match (state.find(path), mode) {
             (Ok(_), OpenMode::Create) => return Err(io::ErrorKind::AlreadyExists.into()),
             (Ok(id), OpenMode::Read | OpenMode::Write) => id,
@@ -366,10 +399,16 @@ fn split(path: &Path) -> io::Result<(PathBuf, String)> {
 impl State {
     /// Counts an operation, and fails it if that was planned.
     fn step(&mut self, operation: Operation) -> io::Result<()> {
+        self.step_unless(operation, None)
+    }
+
+    /// As [`step`](Self::step), for a call that cannot fail in the way of `never`.
+    fn step_unless(&mut self, operation: Operation, never: Option<FaultError>) -> io::Result<()> {
         self.operations += 1;
         let mut error = None;
-        self.faults.retain_mut(|fault| {
-            if fault.operation.is_some_and(|only| only != operation) {
+        let strikes = &mut self.strikes;
+        self.faults.retain_mut(|Planned { fault, trouble, has_struck }| {
+            if fault.operation.is_some_and(|only| only != operation) || never == Some(fault.error) {
                 return true;
             }
             if fault.after > 0 {
@@ -377,6 +416,9 @@ impl State {
                 return true;
             }
             error = Some(fault.error);
+            if !std::mem::replace(has_struck, true) {
+                strikes.extend(trouble.map(|trouble| (trouble, operation)));
+            }
             fault.lasting
         });
         match error {

@@ -36,14 +36,13 @@ impl<W: Workload> World<W> {
         let id = machine.id;
         match started {
             Ok(()) => {}
-            Err(StartError::Storage(error)) if machine.excuses.any() => {
+            Err(StartError::Storage(error)) if machine.excuses.may_not_start() => {
                 self.report.failed_starts += 1;
-                // A power cut is over when the power is gone; a rotten disk stays what it is.
-                if machine.excuses.failing {
+                // What fails may work the next time, and a full disk has space again; a rotten one stays.
+                if machine.excuses.failing || machine.excuses.full {
                     machine.must_have = must_have;
-                    let until = self.now.after(Duration::from_millis(100));
-                    self.machines[at].down_until = until;
-                    return self.take_down(at, true);
+                    machine.down_until = self.now.after(Duration::from_millis(100));
+                    return self.take_down(at, false);
                 }
                 log::debug!("node={id} stays down error={error}");
                 machine.is_lost = true;
@@ -86,7 +85,7 @@ impl<W: Workload> World<W> {
         let id = self.machines[at].id;
         match cause {
             // A node that is being shut down names that as its cause, whatever ends it.
-            StopCause::Storage(_) | StopCause::Shutdown if self.machines[at].excuses.any() => {
+            StopCause::Storage(_) | StopCause::Shutdown if self.machines[at].excuses.may_stop() => {
                 self.report.failures += 1;
                 self.trace.note(self.now, [3, at as u64], || format!("node {id} stops: {cause}"));
                 let down = self.dice.troubles.u64(..500);
@@ -125,7 +124,9 @@ impl<W: Workload> World<W> {
         }
         machine.crash();
         let power = power || machine.excuses.power || self.dice.troubles.bool();
-        machine.excuses.power = false;
+        if machine.excuses.power {
+            machine.is_repaired();
+        }
         if power {
             machine.disk.crash();
         } else {
@@ -159,9 +160,9 @@ impl<W: Workload> World<W> {
         for &at in machines {
             self.calm |= 1 << at;
             let machine = &mut self.machines[at];
-            machine.disk.clear_faults();
-            machine.excuses.failing = false;
-            machine.excuses.power = false;
+            machine.is_repaired();
+            machine.has_space();
+            machine.ambush = None;
             machine.down_until = self.now;
             machine.release_all();
         }

@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use super::SimDisk;
 use super::durable::{self, Durable};
 use super::lives::MustHave;
+use super::trouble::Trouble;
 use super::workload::{Lines, Observed, Workload};
 use crate::clock::{Clock, Time};
 use crate::config::Config;
@@ -98,14 +99,31 @@ pub(super) struct Excuses {
     pub(super) failing: bool,
     /// The power goes when it does.
     pub(super) power: bool,
+    /// It is full: no reason to stop, but one not to start.
+    pub(super) full: bool,
     /// Durable bytes have rotted. Stays, whatever restarts.
     pub(super) rotten: bool,
 }
 
 impl Excuses {
-    pub(super) fn any(self) -> bool {
+    /// Whether a node may stop by itself.
+    pub(super) fn may_stop(self) -> bool {
         self.failing || self.rotten
     }
+
+    /// Whether a node may refuse to start, until later or for good.
+    pub(super) fn may_not_start(self) -> bool {
+        self.may_stop() || self.full
+    }
+}
+
+/// What waits for a node to have written something, and not flushed it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ambush {
+    /// The power goes, and comes back after so long.
+    PowerCut(Duration),
+    /// The flush takes so long.
+    Stall(Duration),
 }
 
 pub(super) struct Machine<W: Workload> {
@@ -129,6 +147,9 @@ pub(super) struct Machine<W: Workload> {
     /// When it starts again, if it is down.
     pub(super) down_until: Time,
     pub(super) excuses: Excuses,
+    /// Until when its disk is full.
+    pub(super) full_until: Time,
+    pub(super) ambush: Option<Ambush>,
     /// The log's generation when records were written that are not flushed.
     written_in: Option<Generation>,
     /// What its disk held when the node went down.
@@ -156,6 +177,8 @@ impl<W: Workload> Machine<W> {
             wakes_at: Time(0),
             down_until: Time(0),
             excuses: Excuses::default(),
+            full_until: NEVER,
+            ambush: None,
             written_in: None,
             must_have: MustHave::default(),
             is_lost: false,
@@ -212,6 +235,7 @@ impl<W: Workload> Machine<W> {
         self.ready = 0;
         self.held = 0;
         self.written_in = None;
+        self.ambush = None;
         self.wakes_at = self.down_until;
         *self.inbound.lock() = None;
         if let Some(node) = self.node.take() {
@@ -254,7 +278,7 @@ impl<W: Workload> Machine<W> {
         let fresh = ready.loops & !self.ready;
         self.ready = ready.loops;
         let next = ready.next.map_or(NEVER, |local| self.rate.world(local));
-        self.wakes_at = next.min(self.release(now));
+        self.wakes_at = next.min(self.release(now)).min(self.full_until);
         fresh
     }
 
@@ -283,6 +307,34 @@ impl<W: Workload> Machine<W> {
             return false;
         }
         self.written_in.take().is_some_and(|written_in| written_in < generation)
+    }
+
+    /// Whether something lies in wait for what was written and is not flushed, and there is such.
+    pub(super) fn is_ambushed(&self) -> bool {
+        self.ambush.is_some() && self.node.as_ref().is_some_and(Simulated::is_flushing)
+    }
+
+    /// Its disk is full until then.
+    pub(super) fn is_full_until(&mut self, until: Time) {
+        self.excuses.full = true;
+        self.full_until = until;
+        self.wakes_at = self.wakes_at.min(until);
+    }
+
+    /// Its disk has space again.
+    pub(super) fn has_space(&mut self) {
+        self.disk.clear_faults_by(Trouble::DiskFull);
+        self.excuses.full = false;
+        self.full_until = NEVER;
+    }
+
+    /// The calls on its disk do what they should, as far as there is space.
+    pub(super) fn is_repaired(&mut self) {
+        for trouble in [Trouble::DiskError, Trouble::ReadError, Trouble::PowerCut] {
+            self.disk.clear_faults_by(trouble);
+        }
+        self.excuses.failing = false;
+        self.excuses.power = false;
     }
 
     /// Does not schedule a loop before `until`.

@@ -28,6 +28,7 @@
 #[doc = include_str!("../../docs/simulation.md")]
 struct Documentation;
 
+mod bounds;
 mod clients;
 mod disk;
 mod disturb;

@@ -46,20 +46,25 @@ impl Network {
         self.cut[from * self.nodes + to]
     }
 
-    /// Cuts every link of which `is_cut` says so, and mends the others.
-    pub(super) fn shape(&mut self, is_cut: impl Fn(usize, usize) -> bool) {
+    /// Cuts every link of which `is_cut` says so, and mends the others; whether that changes anything.
+    pub(super) fn shape(&mut self, is_cut: impl Fn(usize, usize) -> bool) -> bool {
+        let mut changes = false;
         for from in 0..self.nodes {
             for to in 0..self.nodes {
-                self.cut[from * self.nodes + to] = from != to && is_cut(from, to);
+                let was = &mut self.cut[from * self.nodes + to];
+                let is = from != to && is_cut(from, to);
+                changes |= *was != is;
+                *was = is;
             }
         }
+        changes
     }
 
-    /// Cuts the links of which `is_cut` says so as well.
-    pub(super) fn cut(&mut self, is_cut: impl Fn(usize, usize) -> bool) {
+    /// Cuts the links of which `is_cut` says so as well; whether that changes anything.
+    pub(super) fn cut(&mut self, is_cut: impl Fn(usize, usize) -> bool) -> bool {
         let before = self.cut.clone();
         let nodes = self.nodes;
-        self.shape(|from, to| before[from * nodes + to] || is_cut(from, to));
+        self.shape(|from, to| before[from * nodes + to] || is_cut(from, to))
     }
 
     /// The link keeps everything until this moment.

@@ -108,8 +108,12 @@ pub struct Options {
     pub steps: u64,
     /// How many nodes there are, at most 64.
     pub nodes: u64,
-    /// How many clients there are. Each makes one call at a time, of up to a few writes, at any node.
+    /// How many clients there are. Each makes one call at a time, of up to a few writes, at any node; but see
+    /// [`burst`](Self::burst).
     pub clients: u64,
+    /// The first client writes up to so many at once, and does not wait for the answers before it writes
+    /// again; with 0 it is like the others.
+    pub burst: usize,
     /// How long a client thinks between two calls, at most.
     pub think: Duration,
     /// How long a client waits for an answer, by its node's clock, before it gives up.
@@ -138,6 +142,7 @@ impl Options {
             max_unapplied_bytes: [1 << 14, 1 << 16, 1 << 20][rng.usize(..3)],
             max_apply_bytes: [1 << 8, 1 << 12, 1 << 16][rng.usize(..3)],
             max_pending_proposals: [4, 64, 1 << 12][rng.usize(..3)],
+            max_pending_bytes: [1 << 12, 1 << 15, 1 << 22][rng.usize(..3)],
             max_peer_queue_bytes: [1 << 14, 1 << 16][rng.usize(..2)],
             stuck_after: Duration::from_millis([300, 2000][rng.usize(..2)]),
             max_kept_log_bytes: [0, 0, 1 << 17][rng.usize(..3)],
@@ -152,8 +157,20 @@ impl Options {
         let apply_on_core = rng.bool();
         let mut troubles = Troubles::swarm(&mut rng);
         troubles.retain(|trouble| profile.keeps(trouble));
+        let burst = [0, 0, 40, 400][rng.usize(..4)];
         let steps = 20_000;
-        Self { seed, steps, nodes, clients, think, patience, troubles, apply_on_core, config }
+        Self {
+            seed,
+            steps,
+            nodes,
+            clients,
+            burst,
+            think,
+            patience,
+            troubles,
+            apply_on_core,
+            config,
+        }
     }
 
     /// Some of everything, drawn from the seed.

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::fmt::{self, Write as _};
 use std::time::Duration;
 
+use super::disk::Operation;
 use super::trouble::Trouble;
 use crate::types::Role;
 
@@ -19,8 +20,9 @@ macro_rules! counts {
             $($(#[$doc])* pub $name: u64,)*
             /// How much time passed in the world.
             pub time: Duration,
-            /// How often each trouble happened, in the order of [`Trouble::ALL`]; for a condition, the
-            /// worlds that had it.
+            /// How often each trouble struck, in the order of [`Trouble::ALL`]: a crash that found its node
+            /// down is none, nor is a failure of a disk that met no call. For a condition, the worlds that
+            /// had it.
             pub troubles: [u64; Trouble::COUNT],
             /// Which messages met which roles.
             pub coverage: Coverage,
@@ -77,10 +79,30 @@ counts! {
     failed_starts "failed_starts";
     /// Nodes that stayed down for good because their disk had rotted.
     lost_nodes "lost_nodes";
+    /// Planned failures of a disk that came, by the call that failed first: writes, ...
+    bad_writes "bad_writes";
+    /// ... flushes, ...
+    bad_flushes "bad_flushes";
+    /// ... reads, ...
+    bad_reads "bad_reads";
+    /// ... the opening of files, ...
+    bad_opens "bad_opens";
+    /// ... taking space for them, ...
+    bad_allocations "bad_allocations";
+    /// ... and other calls.
+    bad_calls "bad_calls";
     /// Files that a power cut met with something in them that was written and not flushed.
     dirty_files "dirty_files";
+    /// Truncations of logs.
+    truncations "truncations";
     /// Flushes that ended after entries they were asked for had been truncated.
     late_flushes "late_flushes";
+    /// Steps of cores that left no room for another proposal at the door.
+    shut_doors "shut_doors";
+    /// Steps of cores that left a follower without room for another append in flight.
+    full_windows "full_windows";
+    /// Steps of cores that had more to apply than they may have, and so took nothing.
+    behind "behind";
     /// Terms that had a leader.
     leaders "leaders";
     /// Calls of clients.
@@ -104,9 +126,28 @@ counts! {
 }
 
 impl Report {
-    /// How often a trouble happened.
+    /// How often a trouble struck.
     pub fn trouble(&self, trouble: Trouble) -> u64 {
         self.troubles[trouble as usize]
+    }
+
+    /// A failure of a disk has come.
+    pub(super) fn count_strike(&mut self, trouble: Trouble, operation: Operation) {
+        self.troubles[trouble as usize] += 1;
+        *match operation {
+            Operation::Write => &mut self.bad_writes,
+            Operation::Sync => &mut self.bad_flushes,
+            Operation::Read => &mut self.bad_reads,
+            Operation::Open => &mut self.bad_opens,
+            Operation::Allocate => &mut self.bad_allocations,
+            Operation::CreateDir
+            | Operation::List
+            | Operation::Rename
+            | Operation::Remove
+            | Operation::SyncDir
+            | Operation::Lock
+            | Operation::Len => &mut self.bad_calls,
+        } += 1;
     }
 
     /// As JSON, on one line.

@@ -117,6 +117,7 @@ pub(super) struct Witness {
     /// Who voted for itself, as it does to become a leader.
     candidates: BTreeSet<(NodeId, Term)>,
     committed: Vec<Committed>,
+    truncations: u64,
 }
 
 impl Witness {
@@ -128,6 +129,7 @@ impl Witness {
             votes: BTreeMap::new(),
             candidates: BTreeSet::new(),
             committed: Vec::new(),
+            truncations: 0,
         }
     }
 
@@ -196,6 +198,7 @@ impl Witness {
         if is.role == Role::Leader {
             self.check_leader(core, &was, &is)?;
         }
+        self.truncations += is.generation.0 - was.generation.0;
         let was_log = (was.base, was.last.term, was.generation);
         if was_log != (is.base, is.last.term, is.generation) {
             self.check_terms(core)?;
@@ -487,6 +490,16 @@ impl Witness {
     /// Terms that had a leader.
     pub(super) fn leaders(&self) -> u64 {
         self.leaders.len() as u64
+    }
+
+    /// Whether an entry is the first that the leader of its term made.
+    pub(super) fn is_first_of_term(&self, entry: EntryId) -> bool {
+        self.terms.get(&entry.term).is_some_and(|made| made.first == entry.index)
+    }
+
+    /// Truncations of logs.
+    pub(super) fn truncations(&self) -> u64 {
+        self.truncations
     }
 
     /// The last entry that is committed.

@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 
+use super::bounds::Before;
 use super::clients::Client;
 use super::machine::{Machine, NEVER, Outbox};
 use super::network::{Arrival, Network, index};
@@ -82,6 +83,8 @@ pub struct World<W: Workload> {
     /// After how many events the next trouble happens.
     next_trouble: u64,
     pub(super) phase: Phase,
+    /// The clients make no calls.
+    pub(super) are_clients_quiet: bool,
     /// Machines that no trouble reaches, as bits.
     pub(super) calm: u64,
     /// Buffers that are used again.
@@ -159,6 +162,7 @@ impl<W: Workload> World<W> {
             priorities,
             next_trouble: 0,
             phase: Phase::Faults,
+            are_clients_quiet: false,
             calm: 0,
             sent: Vec::new(),
             lines: Vec::new(),
@@ -180,7 +184,11 @@ impl<W: Workload> World<W> {
         let report = &mut self.report;
         report.time = Duration::from_nanos(self.now.0);
         report.leaders = self.witness.leaders();
+        report.truncations = self.witness.truncations();
         report.commands = self.outcomes.entries();
+        for (trouble, operation) in self.machines.iter().flat_map(|m| m.disk.strikes()) {
+            report.count_strike(trouble, operation);
+        }
         report.dirty_files = self.machines.iter().map(|m| m.disk.cut_while_dirty()).sum();
         report.trace = self.trace.number();
         let text = self.trace.text();
@@ -267,6 +275,9 @@ impl<W: Workload> World<W> {
     /// Something may have changed in a machine: its node may start again, or a loop may run.
     fn wake(&mut self, at: usize) -> Result<(), Broken> {
         let machine = &mut self.machines[at];
+        if machine.full_until <= self.now {
+            machine.has_space();
+        }
         if machine.node.is_none() {
             if machine.is_lost {
                 machine.wakes_at = NEVER;
@@ -276,8 +287,10 @@ impl<W: Workload> World<W> {
                 machine.wakes_at = machine.down_until;
                 return Ok(());
             }
-            machine.disk.clear_faults();
-            machine.excuses.failing = false;
+            // A disk that fails may fail the next start as well.
+            if self.dice.troubles.bool() {
+                machine.is_repaired();
+            }
             return self.start(at);
         }
         let fresh = machine.look_at_loops(self.now);
@@ -295,11 +308,13 @@ impl<W: Workload> World<W> {
     }
 
     fn run_loop(&mut self, at: usize, which: usize) -> Result<(), Broken> {
+        let before = if which == CORE { Before::of(&mut self.machines[at]) } else { None };
         self.machines[at].step(which, self.now);
         self.trace.note(self.now, [2, at as u64, which as u64], || {
             format!("node {} {}", at + 1, LOOP_NAMES[which])
         });
-        self.stepped(at, which)
+        self.stepped(at, which)?;
+        before.map_or(Ok(()), |before| self.check_bounds(at, &before))
     }
 
     /// A loop of a node has made a step: looks at what came of it.
@@ -307,6 +322,9 @@ impl<W: Workload> World<W> {
         if which == WAL {
             let machine = &mut self.machines[at];
             self.report.late_flushes += u64::from(machine.has_flushed_late());
+            if machine.is_ambushed() && self.dice.troubles.bool() {
+                return self.ambush(at);
+            }
             // After a failure nobody knows what is there until the next start has looked.
             if machine.node.as_ref().is_some_and(|node| node.failed().is_none()) {
                 machine.durable.read_on(&machine.disk);
@@ -317,7 +335,6 @@ impl<W: Workload> World<W> {
         if which == CORE || which == APPLY {
             self.witness.stepped(at, node.core(), node.applied(), &self.machines)?;
             if which == CORE {
-                self.check_bounds(at)?;
                 self.send_out()?;
             }
             self.take_lines(at)?;
@@ -333,37 +350,6 @@ impl<W: Workload> World<W> {
         }
         machine.wakes_at = Time(0);
         Ok(())
-    }
-
-    /// What waits at a node is within its limits.
-    fn check_bounds(&mut self, at: usize) -> Result<(), Broken> {
-        let config = &self.options.config;
-        let machine = &mut self.machines[at];
-        let Some(node) = &mut machine.node else { return Ok(()) };
-        let pending = node.pending();
-        // Entries that are not committed are bounded by the leader that made them, those that are by the
-        // node itself; entries that were written together count together.
-        let unapplied = node.unapplied_bytes();
-        let most = 2 * config.max_unapplied_bytes + 4 * config.segment_bytes;
-        let inflights = node.core().progress().map(|(_, progress)| progress.inflights().len());
-        let inflights = inflights.max().unwrap_or(0);
-        let is_within = pending <= config.max_pending_proposals
-            && unapplied <= most
-            && inflights <= config.max_inflight_appends;
-        if node.readers_wait() && node.core().leader().is_none() {
-            let id = machine.id;
-            return Err(Broken::new(format!(
-                "node {id}: readers wait, and there is nobody to ask"
-            )));
-        }
-        if is_within {
-            return Ok(());
-        }
-        Err(Broken::new(format!(
-            "node {} holds {pending} proposals, {unapplied} bytes that are not applied, and {inflights} \
-             appends in flight",
-            machine.id
-        )))
     }
 
     /// Holds what a node has applied against the ledger, and its state against the model's.

@@ -190,6 +190,12 @@ impl PeerLane {
         self.events.is_empty()
     }
 
+    /// The bytes of what waits.
+    #[cfg(any(test, feature = "simulation"))]
+    pub(crate) fn bytes(&self) -> usize {
+        self.counters.bytes.load(Ordering::Relaxed)
+    }
+
     /// How many messages were dropped for want of room.
     pub(crate) fn dropped(&self) -> u64 {
         self.counters.dropped.load(Ordering::Relaxed)

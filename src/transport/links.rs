@@ -117,7 +117,7 @@ impl fmt::Display for LinkError {
             Self::Tls(error) => write!(f, "TLS: {error}"),
             Self::Closed => f.write_str("the other side closed it"),
             Self::Silent(duration) => write!(f, "silent for {duration:?}"),
-            Self::Replaced => f.write_str("replaced by a newer one"),
+            Self::Replaced => f.write_str("replaced by a newer one of the same node; if that comes again and again, two processes run as it"),
             Self::Stopped => f.write_str("this node stops"),
         }
     }

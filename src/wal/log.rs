@@ -256,19 +256,20 @@ impl Log {
     }
 
     /// Copies the records `first..=last` among `slices`, which have been checked, to the end of the log,
-    /// with one copy for each contiguous run. Others see them after [`publish`](Self::publish).
+    /// with one copy for each contiguous run; returns their bytes. Others see them after
+    /// [`publish`](Self::publish).
     ///
     /// # Panics
     /// If they are not all there, or are not the next entries, or there is no [`room`](Self::room).
-    pub fn append_slices(&mut self, slices: &Slices, first: LogIndex, last: LogIndex) {
-        for part in slices.parts() {
-            self.append_part(part.as_bytes(), first, last);
-        }
+    pub fn append_slices(&mut self, slices: &Slices, first: LogIndex, last: LogIndex) -> usize {
+        let parts = slices.parts().iter();
+        let appended = parts.map(|part| self.append_part(part.as_bytes(), first, last)).sum();
         assert_eq!(self.last.index, last, "entries {first}..={last} were to be appended");
+        appended
     }
 
-    fn append_part(&mut self, bytes: &[u8], first: LogIndex, last: LogIndex) {
-        let mut at = 0;
+    fn append_part(&mut self, bytes: &[u8], first: LogIndex, last: LogIndex) -> usize {
+        let (mut at, mut appended) = (0, 0);
         // Where the records that have been given their places begin, here and in the segment.
         let mut run: Option<(usize, usize)> = None;
         while at < bytes.len() {
@@ -285,10 +286,12 @@ impl Log {
                 let to = self.writer.reserve(record_bytes);
                 run.get_or_insert((at, to));
                 self.note(id, u32_at(record, 0), to);
+                appended += record_bytes;
             }
             at += record_bytes;
         }
         self.fill(bytes, run, at);
+        appended
     }
 
     fn fill(&mut self, bytes: &[u8], run: Option<(usize, usize)>, end: usize) {

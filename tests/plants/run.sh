@@ -83,13 +83,14 @@ plants=("$@")
 case "${1:-}" in
     --check)
         cd "$root"
+        bad=0
         for patch in tests/plants/*.patch; do
-            git apply --recount --check "$patch" || { echo "does not apply: $patch"; exit 1; }
+            git apply --recount --check "$patch" || bad=1
             while IFS= read -r fault; do
-                grep -qF "| $fault |" tests/known_faults.md || { echo "$patch: no fault '$fault'"; exit 1; }
+                grep -qF "| $fault |" tests/known_faults.md || { echo "$patch: no fault '$fault'"; bad=1; }
             done < <(head_of "$patch" Fault)
         done
-        exit 0
+        exit "$bad"
         ;;
     --table)
         table >"$root/tests/plants/RESULTS.md"

@@ -162,7 +162,13 @@ impl Command {
             ["log", "dump", _] => {
                 let (from, to) = (from.take(), to.take());
                 let from = from.unwrap_or(LogIndex::ZERO);
-                Self::Dump { dir: words.remove(2), from, to: to.unwrap_or(LogIndex(u64::MAX)) }
+                let to = to.unwrap_or(LogIndex(u64::MAX));
+                if from > to {
+                    return Err(Failure::Usage(format!(
+                        "--from {from} --to {to}: nothing between"
+                    )));
+                }
+                Self::Dump { dir: words.remove(2), from, to }
             }
             ["disk", _] => {
                 let count = count.take().unwrap_or(DEFAULT_FLUSHES);

@@ -184,7 +184,7 @@ fn what_a_deposed_leader_was_sent_takes_no_room_from_what_the_next_one_is() {
 }
 
 #[test]
-fn an_entry_of_an_earlier_start_answers_nobody() {
+fn an_entry_of_an_earlier_start_or_of_another_directory_answers_nobody() {
     let mut rig = Rig::new(3, config());
     rig.seg();
     rig.heartbeat(1, 0);
@@ -193,21 +193,25 @@ fn an_entry_of_an_earlier_start_answers_nobody() {
     rig.turn();
     assert_eq!(rig.forwards(), [(Term(1), 1)]);
     let me = rig.core.me;
-    let mut store = |index: u64, boot: u64| {
+    let mut store = |index: u64, incarnation: Incarnation, boot: BootCount| {
         let prev = EntryId::new(Term(u64::from(index > 1)), LogIndex(index - 1));
-        let origin = Origin { incarnation: me.incarnation, boot: BootCount(boot), sequence: 1 };
+        let origin = Some(Origin { incarnation, boot, sequence: 1 });
         let (id, kind) = (EntryId::new(Term(1), LogIndex(index)), EntryKind::Command);
         let mut records = Vec::new();
-        RecordHeader { id, time: 0, kind, origin: Some(origin) }.write(&[0; 8], &mut records);
+        RecordHeader { id, time: 0, kind, origin }.write(&[0; 8], &mut records);
         let committed = LogIndex(index);
         let append = Append { term: Term(1), prev, committed, ..Append::default() };
         rig.receive(2, Message::Append(append), records);
         rig.turn();
         place.group.try_take(place.slot)
     };
-    assert!(store(1, me.boot.0 - 1).is_none(), "it counted from one as well");
-    match store(2, me.boot.0) {
-        Some(Answer::Response(id)) => assert_eq!(id.index, LogIndex(2)),
+    // Whoever wrote these counted from one as well.
+    let before_a_wipe = store(1, Incarnation(me.incarnation.0 ^ 1), me.boot);
+    assert!(before_a_wipe.is_none(), "{before_a_wipe:?}");
+    let before_a_restart = store(2, me.incarnation, BootCount(me.boot.0 - 1));
+    assert!(before_a_restart.is_none(), "{before_a_restart:?}");
+    match store(3, me.incarnation, me.boot) {
+        Some(Answer::Response(id)) => assert_eq!(id.index, LogIndex(3)),
         other => panic!("{other:?}"),
     }
 }

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use rustix::event::{PollFd, PollFlags};
@@ -18,6 +18,7 @@ use super::bell::Sleeper;
 use super::exchange::Exchange;
 use super::greeting::{GreetingError, Refusal};
 use super::wire;
+use crate::sync::Instant;
 use crate::transport::{LinkError, ListenerStatus};
 use crate::types::Sender;
 

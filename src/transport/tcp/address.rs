@@ -43,7 +43,12 @@ pub(super) fn check(address: &str) -> Result<(), &'static str> {
 /// With the address in the text.
 pub(super) fn bind(address: &str) -> io::Result<TcpListener> {
     let failed = |error: io::Error| {
-        io::Error::new(error.kind(), format!("cannot listen on {address:?}: {error}"))
+        let hint = match error.kind() {
+            io::ErrorKind::AddrInUse => "; is this node running already?",
+            io::ErrorKind::InvalidInput => "; it should be host:port",
+            _ => "",
+        };
+        io::Error::new(error.kind(), format!("cannot listen on {address:?}: {error}{hint}"))
     };
     let mut last = io::Error::other("the name has no address");
     for address in address.to_socket_addrs().map_err(failed)? {

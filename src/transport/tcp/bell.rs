@@ -2,13 +2,14 @@
 //!
 //! Ringing costs a system call only if the thread sleeps; most of the time it is a look at one word.
 
-use std::io::{self, PipeReader, PipeWriter, Read, Write};
+use std::io::{self, Read, Write};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags, Timespec};
 
+use crate::sync::Instant;
+use crate::sync::atomic::{AtomicBool, Ordering, fence};
+use crate::sync::pipe::{PipeReader, PipeWriter, pipe, poll};
 use crate::wake::Patience;
 
 /// Wakes one thread.
@@ -29,15 +30,21 @@ pub(super) struct Sleeper {
 impl Bell {
     /// A bell and who hears it.
     pub(super) fn new() -> io::Result<(Arc<Self>, Sleeper)> {
-        let (reader, writer) = io::pipe()?;
+        let (reader, writer) = pipe()?;
         let bell = Arc::new(Self { asleep: AtomicBool::new(false), pipe: writer });
         Ok((Arc::clone(&bell), Sleeper { bell, pipe: reader, patience: Patience::new() }))
     }
 
     /// Wakes the thread if it sleeps. Whoever rings has left what there is to do where the thread looks.
     pub(super) fn ring(&self) {
+        // Who rings has left something and then looks who sleeps; who goes to sleep says so and then looks
+        // for something. With a fence between each two, one of them sees the other.
+        fence(Ordering::SeqCst);
         // At most one byte for each sleep, so the pipe never fills.
-        if self.asleep.load(Ordering::SeqCst) && self.asleep.swap(false, Ordering::SeqCst) {
+        let relaxed = Ordering::Relaxed;
+        if self.asleep.load(relaxed)
+            && self.asleep.compare_exchange(true, false, relaxed, relaxed).is_ok()
+        {
             let _ = (&self.pipe).write(&[0]);
         }
     }
@@ -55,16 +62,17 @@ impl Sleeper {
         if self.patience.wait(&work) {
             return Ok(());
         }
-        self.bell.asleep.store(true, Ordering::SeqCst);
+        self.bell.asleep.store(true, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
         // Only what was left before the bell was armed is looked for: all later work rings.
         if work() {
-            self.bell.asleep.store(false, Ordering::SeqCst);
+            self.bell.asleep.store(false, Ordering::Relaxed);
             return Ok(());
         }
         let pipe = &self.pipe;
         fds.push(PollFd::new(pipe, PollFlags::IN));
         let ready = self.patience.sleep(|| poll_until(fds, until));
-        self.bell.asleep.store(false, Ordering::SeqCst);
+        self.bell.asleep.store(false, Ordering::Relaxed);
         let rung = fds.pop().is_some_and(|fd| !fd.revents().is_empty());
         if rung {
             // Never blocks: there is something.

@@ -7,7 +7,7 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -18,6 +18,7 @@ use super::exchange::Exchange;
 use super::greeting::Greeting;
 use super::link::Link;
 use super::wire::{self, Wire, link_error};
+use crate::sync::Instant;
 use crate::transport::LinkError;
 
 /// How long one address may take to be connected.

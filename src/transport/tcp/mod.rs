@@ -63,6 +63,9 @@ mod intake;
 mod link;
 mod outbox;
 mod receiver;
+#[cfg(oarlock_loom)]
+#[path = "../../../tests/schedules/src/loom/senders.rs"]
+pub(crate) mod schedules;
 mod sender;
 #[cfg(test)]
 mod tests;

@@ -5,12 +5,11 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-
-use parking_lot::Mutex;
 
 use super::bell::Bell;
 use crate::message::Envelope;
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::transport::Dropped;
 
 /// Messages without records that may wait.
@@ -61,7 +60,7 @@ impl Outbox {
             lanes.large_bytes += bytes;
             lanes.large.push_back(envelope);
         }
-        let was_waiting = self.waiting.swap(true, Ordering::SeqCst);
+        let was_waiting = self.waiting.swap(true, Ordering::AcqRel);
         drop(lanes);
         // Who has something waiting does not sleep, or waits for the socket: then it need not be told again.
         if !was_waiting {
@@ -86,14 +85,14 @@ impl Outbox {
             batch.extend(lanes.large.pop_front());
         }
         lanes.large_bytes -= taken;
-        self.waiting.store(!lanes.large.is_empty(), Ordering::SeqCst);
+        self.waiting.store(!lanes.large.is_empty(), Ordering::Release);
     }
 
     /// Whether nothing waits.
     pub(super) fn is_empty(&self) -> bool {
-        // In one order with the bell: who goes to sleep arms it and then looks here, who puts something
-        // here then looks whether it is armed.
-        !self.waiting.load(Ordering::SeqCst)
+        // The bell orders this: who goes to sleep arms it and then looks here, who puts something here then
+        // looks whether it is armed.
+        !self.waiting.load(Ordering::Acquire)
     }
 
     /// Begins to take messages.
@@ -104,7 +103,7 @@ impl Outbox {
     /// Takes none any more, and drops those that wait; returns how many they were.
     pub(super) fn close(&self) -> usize {
         let lanes = std::mem::take(&mut *self.lanes.lock());
-        self.waiting.store(false, Ordering::SeqCst);
+        self.waiting.store(false, Ordering::Release);
         // What they hold of the log is let go of here, not under the lock.
         lanes.small.len() + lanes.large.len()
     }
@@ -112,6 +111,10 @@ impl Outbox {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc;
+    use std::thread;
+    use std::time::Duration;
+
     use super::*;
     use crate::message::{Append, Message};
     use crate::slices::Slices;
@@ -175,5 +178,18 @@ mod tests {
         outbox.open();
         assert!(outbox.is_empty() && taken(&outbox, 100).is_empty());
         outbox.put(envelope(100)).expect("the bytes were given back");
+    }
+    #[test]
+    fn who_sends_never_waits_for_who_takes() {
+        let outbox = outbox(100);
+        let (tell, told) = mpsc::channel();
+        thread::spawn(move || {
+            for records in [0, 70, 0, 70, 0] {
+                let _ = outbox.put(envelope(records));
+            }
+            tell.send(())
+        });
+        let done = told.recv_timeout(Duration::from_secs(20));
+        done.expect("nobody takes anything, and nobody waits for that");
     }
 }

@@ -9,7 +9,7 @@ use std::hash::{BuildHasher, Hasher};
 use std::io::IoSlice;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags};
 
@@ -22,6 +22,7 @@ use super::intake::{Incoming, Intake};
 use super::link::Link;
 use super::wire::{Wire, link_error, would_block};
 use crate::message::Envelope;
+use crate::sync::Instant;
 use crate::transport::LinkError;
 
 /// Records that are taken from the queue at once, unless a single message has more: what comes later and

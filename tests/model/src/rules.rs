@@ -205,6 +205,7 @@ pub(crate) struct Onlooker {
 
 /// Which kinds of reads were answered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a sight of its own")]
 pub(crate) struct ReadsAnswered {
     pub(crate) any: bool,
     /// In a term that is not the first.

@@ -706,7 +706,9 @@ impl Step<'_> {
                 }
             }
             Some(Plant::ElectsByNewHalf) if self.is_joint() => {
-                [1, 2].into_iter().for_each(|id| self.forge_vote(NodeId(id)));
+                for id in [1, 2] {
+                    self.forge_vote(NodeId(id));
+                }
             }
             _ => {}
         }

@@ -13,10 +13,11 @@ use super::stop::Stop;
 use crate::clock::Time;
 use crate::schedules::Scenario;
 use crate::sync::{FOR_EVER, Instant};
+use crate::transport::tcp::schedules as senders;
 use crate::types::{EntryId, LogIndex, Term};
 
 /// All of them.
-pub const ALL: &[&[Scenario]] = &[tickets::ALL, doors::ALL, watches::ALL, loops::ALL];
+pub const ALL: &[&[Scenario]] = &[tickets::ALL, doors::ALL, watches::ALL, senders::ALL, loops::ALL];
 
 fn far() -> Instant {
     Instant::now() + FOR_EVER

@@ -25,9 +25,9 @@ pub(crate) use checker::sync::atomic;
 pub(crate) use checker::sync::{RwLockReadGuard, RwLockWriteGuard};
 
 #[cfg(oarlock_loom)]
-pub(crate) use over_loom::{Accesses, Condvar, MAX_YIELDS, thread};
+pub(crate) use over_loom::{Accesses, Condvar, MAX_YIELDS, pipe, thread};
 #[cfg(oarlock_shuttle)]
-pub(crate) use over_shuttle::{Accesses, Condvar, MAX_YIELDS, thread};
+pub(crate) use over_shuttle::{Accesses, Condvar, MAX_YIELDS, pipe, thread};
 
 #[cfg(oarlock_loom)]
 use over_loom::now;
@@ -60,6 +60,14 @@ impl Instant {
 
     pub(crate) fn elapsed(self) -> Duration {
         Self::now() - self
+    }
+
+    pub(crate) fn duration_since(self, earlier: Self) -> Duration {
+        self - earlier
+    }
+
+    pub(crate) fn saturating_duration_since(self, earlier: Self) -> Duration {
+        self - earlier
     }
 
     pub(crate) fn checked_add(self, later: Duration) -> Option<Self> {

@@ -53,6 +53,93 @@ impl Condvar {
     }
 }
 
+/// A pipe of the system's, and who waits for it in a way that `loom` knows of.
+pub(crate) mod pipe {
+    use std::cell::RefCell;
+    use std::collections::BTreeMap;
+    use std::io::{self, Read, Write};
+    use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+    use std::sync::Arc;
+
+    use loom::sync::{Condvar, Mutex};
+    use rustix::event::{PollFd, Timespec};
+
+    #[derive(Debug, Default)]
+    struct State {
+        /// Bytes in the pipe.
+        bytes: Mutex<usize>,
+        written: Condvar,
+    }
+
+    thread_local! {
+        /// `loom`'s threads take turns on one thread of the system.
+        static PIPES: RefCell<BTreeMap<RawFd, Arc<State>>> = RefCell::default();
+    }
+
+    #[derive(Debug)]
+    pub(crate) struct PipeReader(io::PipeReader, Arc<State>);
+
+    #[derive(Debug)]
+    pub(crate) struct PipeWriter(io::PipeWriter, Arc<State>);
+
+    pub(crate) fn pipe() -> io::Result<(PipeReader, PipeWriter)> {
+        let (reader, writer) = io::pipe()?;
+        let state = Arc::<State>::default();
+        PIPES.with_borrow_mut(|pipes| pipes.insert(reader.as_raw_fd(), Arc::clone(&state)));
+        Ok((PipeReader(reader, Arc::clone(&state)), PipeWriter(writer, state)))
+    }
+
+    /// Waits for the pipe, which is the last of `fds`.
+    pub(crate) fn poll(
+        fds: &mut [PollFd<'_>],
+        _timeout: Option<&Timespec>,
+    ) -> rustix::io::Result<usize> {
+        let pipe = fds.last().expect("a pipe").as_fd().as_raw_fd();
+        let state = PIPES.with_borrow(|pipes| Arc::clone(&pipes[&pipe]));
+        let mut bytes = state.bytes.lock().expect("loom does not poison");
+        while *bytes == 0 {
+            bytes = state.written.wait(bytes).expect("loom does not poison");
+        }
+        drop(bytes);
+        rustix::event::poll(fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))
+    }
+
+    impl Write for &PipeWriter {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let mut waiting = self.1.bytes.lock().expect("loom does not poison");
+            let written = (&self.0).write(bytes)?;
+            *waiting += written;
+            self.1.written.notify_all();
+            Ok(written)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Read for &PipeReader {
+        fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+            let mut waiting = self.1.bytes.lock().expect("loom does not poison");
+            let read = (&self.0).read(bytes)?;
+            *waiting -= read;
+            Ok(read)
+        }
+    }
+
+    impl AsFd for PipeReader {
+        fn as_fd(&self) -> BorrowedFd<'_> {
+            self.0.as_fd()
+        }
+    }
+
+    impl Drop for PipeReader {
+        fn drop(&mut self) {
+            PIPES.with_borrow_mut(|pipes| pipes.remove(&self.0.as_raw_fd()));
+        }
+    }
+}
+
 /// Which bytes of a mapping were loaded and stored by whom: a cell for each four of them.
 #[derive(Default)]
 pub(crate) struct Accesses(std::sync::Mutex<BTreeMap<usize, UnsafeCell<()>>>);

@@ -305,6 +305,13 @@ impl Condvar {
     }
 }
 
+/// Nothing that waits here runs under `shuttle`.
+pub(crate) mod pipe {
+    pub(crate) use std::io::{PipeReader, PipeWriter, pipe};
+
+    pub(crate) use rustix::event::poll;
+}
+
 /// Schedules are whole instructions here; what a load may see is `loom`'s to decide.
 pub(crate) struct Accesses;
 

@@ -100,7 +100,7 @@ fn serve(options: Options) -> Result<String, Box<dyn Error>> {
     let address = listener.local_addr()?;
     let _ = writeln!(io::stdout(), "node {id}: clients at {address}");
     let shared = Arc::new(Shared::new(max_clients, Times::default()));
-    let cause = server::serve(listener, &node, shared)?;
+    let cause = server::serve(listener, &node, &shared)?;
     Ok(format!("node {id} stopped: {cause}"))
 }
 

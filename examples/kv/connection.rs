@@ -122,9 +122,8 @@ impl Incoming {
         self.bytes.copy_within(done..self.filled, 0);
         self.filled -= done;
         if self.filled < BUFFER_BYTES && self.bytes.len() > BUFFER_BYTES {
-            let mut usual = vec![0; BUFFER_BYTES];
-            usual[..self.filled].copy_from_slice(&self.bytes[..self.filled]);
-            self.bytes = usual;
+            self.bytes.truncate(BUFFER_BYTES);
+            self.bytes.shrink_to_fit();
             self.share.shrink_to(0);
         }
     }

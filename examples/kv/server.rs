@@ -78,9 +78,9 @@ fn listen_at(address: SocketAddr) -> io::Result<TcpListener> {
 pub(crate) fn serve(
     listener: TcpListener,
     node: &Node<Store>,
-    shared: Arc<Shared>,
+    shared: &Arc<Shared>,
 ) -> io::Result<StopCause> {
-    let (taker, shares) = (node.clone(), Arc::clone(&shared));
+    let (taker, shares) = (node.clone(), Arc::clone(shared));
     thread::Builder::new()
         .name("accept".into())
         .spawn(move || take_clients_in(&listener, &taker, &shares))?;

@@ -53,7 +53,7 @@ impl Local {
         let shared = Arc::new(shared);
         let (server, shares) = (node.clone(), Arc::clone(&shared));
         let thread = thread::spawn(move || {
-            server::serve(listener, &server, shares).expect("a thread for clients")
+            server::serve(listener, &server, &shares).expect("a thread for clients")
         });
         Self { node, shared, address, thread }
     }

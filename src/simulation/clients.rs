@@ -21,6 +21,9 @@ use crate::types::{EntryId, LogIndex, NodeId};
 /// The most writes in one call.
 const MAX_WRITES: usize = 8;
 
+/// How many clients turn to a leader that is about to lose its place.
+const MAX_RUSH: usize = 3;
+
 /// How long a client waits once a majority is sound. Whoever waits at one of the others must come to it
 /// before the world is found stuck.
 const CALM_PATIENCE: Duration = Duration::from_secs(2);
@@ -125,6 +128,15 @@ impl<W: Workload> World<W> {
             }
         }
         self.next_client = self.next_client.min(latest);
+    }
+
+    /// Those clients who wait for nothing turn to this node, and soon.
+    pub(super) fn rush(&mut self, at: usize) {
+        for client in self.clients.iter_mut().filter(|client| client.is_idle()).take(MAX_RUSH) {
+            client.at = at;
+            client.next = self.now.after(Duration::from_millis(self.dice.clients.u64(..100)));
+            self.next_client = self.next_client.min(client.next);
+        }
     }
 
     /// Draws when a client acts next.

@@ -102,6 +102,11 @@ impl<W: Workload> World<W> {
         };
         if strikes {
             self.strike(trouble);
+            let parts = trouble >= Trouble::Isolate && trouble <= Trouble::Tangle;
+            if parts && self.a_leader() == Some(at) {
+                // What it takes now may never be committed.
+                self.rush(at);
+            }
         }
         Ok(())
     }
@@ -194,6 +199,7 @@ impl<W: Workload> World<W> {
                 let until = self.now.after(lasts);
                 self.strike(Trouble::Stall);
                 self.machines[at].work_slowly(WAL, self.now, until);
+                self.rush(at);
                 // What is written here, and elsewhere comes late, is what others may truncate meanwhile.
                 if self.dice.troubles.u8(..4) > 0 {
                     let until = self.now.after(lasts / 2);

@@ -41,10 +41,11 @@ impl Before {
 fn rows(config: &Config, nodes: usize, queues: &Queues) -> [(&'static str, usize, usize); 9] {
     let record = record_bytes(config.max_entry_bytes, true);
     let lane = config.max_peer_queue_bytes;
-    // What is not committed is bounded by the leader that made it, what is committed by the node itself; both
-    // look before they take a batch.
-    let batches = config.max_batch_bytes + config.max_append_bytes;
-    let unapplied = 2 * config.max_unapplied_bytes + 2 * batches + GRAIN;
+    // What is not committed is bounded by the leader that made it, what is committed by the node itself. Both
+    // look before they take a batch, and see bytes in groups: one may be left out, and one be counted still.
+    let (batch, append) = (config.max_batch_bytes, config.max_append_bytes);
+    let group = GRAIN + batch.max(append);
+    let unapplied = 2 * config.max_unapplied_bytes + batch + append + 2 * group;
     [
         ("proposals", queues.proposals, config.max_pending_proposals),
         ("bytes of proposals", queues.proposal_bytes, config.max_pending_bytes),

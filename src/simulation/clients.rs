@@ -9,7 +9,7 @@ use std::mem;
 use std::time::Duration;
 
 use super::machine::NEVER;
-use super::witness::Broken;
+use super::witness::{Broken, keep};
 use super::workload::{Numbered, Observed, Workload};
 use super::world::{Phase, World};
 use crate::clock::Time;
@@ -21,9 +21,17 @@ use crate::types::{EntryId, LogIndex, NodeId};
 /// The most writes in one call.
 const MAX_WRITES: usize = 8;
 
+/// How many clients turn to a leader that is about to lose its place.
+const MAX_RUSH: usize = 3;
+
 /// How long a client waits once a majority is sound. Whoever waits at one of the others must come to it
 /// before the world is found stuck.
 const CALM_PATIENCE: Duration = Duration::from_secs(2);
+
+/// What the client that writes many at once draws its pauses from, at least, and how long it waits, at least:
+/// to have hundreds taken back many times in a second is slow and shows nothing.
+const BURST_PAUSE: Duration = Duration::from_millis(200);
+const BURST_PATIENCE: Duration = Duration::from_secs(1);
 
 type Machine<W> = Observed<<W as Workload>::Machine>;
 
@@ -48,8 +56,14 @@ pub(super) enum Asked<W: Workload> {
     Read(Read),
 }
 
+/// In how many election timeouts of a node that runs a reader learns how far the state must be, or that it has
+/// to ask again.
+const MAX_ROUNDS: u64 = 40;
+
 /// A linearizable read under way.
 pub(super) struct Read {
+    /// How often the node had looked at its clock when it began.
+    begun: u64,
     /// What it must see.
     after: LogIndex,
     pending: PendingRead,
@@ -89,10 +103,12 @@ impl<W: Workload> World<W> {
                 if self.clients[which].is_idle() || self.bursts(which) {
                     self.call(which)?;
                 }
-                self.plan(which, true);
+                let turned_away = self.clients[which].is_idle();
+                self.plan(which, turned_away);
             }
         }
-        self.next_client = self.clients.iter().map(|client| client.next).min().unwrap_or(NEVER);
+        let next = self.clients.iter().map(|client| client.next).min().unwrap_or(NEVER);
+        self.next_client = next.min(self.act_probes()?);
         Ok(())
     }
 
@@ -114,10 +130,20 @@ impl<W: Workload> World<W> {
         self.next_client = self.next_client.min(latest);
     }
 
+    /// Those clients who wait for nothing turn to this node, and soon.
+    pub(super) fn rush(&mut self, at: usize) {
+        for client in self.clients.iter_mut().filter(|client| client.is_idle()).take(MAX_RUSH) {
+            client.at = at;
+            client.next = self.now.after(Duration::from_millis(self.dice.clients.u64(..100)));
+            self.next_client = self.next_client.min(client.next);
+        }
+    }
+
     /// Draws when a client acts next.
     fn plan(&mut self, which: usize, turned_away: bool) {
-        let think = self.options.think.as_nanos() as u64;
         let goes_on = self.bursts(which);
+        let think = if goes_on { self.options.think.max(BURST_PAUSE) } else { self.options.think };
+        let think = think.as_nanos() as u64;
         let client = &mut self.clients[which];
         let patience = client.calls.iter().map(|call| call.until).min();
         client.next = match (self.phase, patience) {
@@ -126,7 +152,7 @@ impl<W: Workload> World<W> {
             (Phase::Faults | Phase::MajorityHealed, Some(until)) if !goes_on => until,
             (Phase::Faults | Phase::MajorityHealed, until) => {
                 // Whoever was turned away does not come back at once.
-                let most = if turned_away && !goes_on { 8 * think } else { think };
+                let most = if turned_away { 8 * think } else { think };
                 let next =
                     self.now.after(Duration::from_nanos(self.dice.clients.u64(1..=most.max(1))));
                 next.min(until.unwrap_or(NEVER))
@@ -159,60 +185,65 @@ impl<W: Workload> World<W> {
         let asked = match self.dice.clients.u8(..8) {
             _ if self.bursts(which) => {
                 let writes = self.dice.clients.usize(1..=self.options.burst);
-                self.write(at, writes)?
+                self.write(at, writes)?.ok()
             }
-            0..4 => self.write(at, 1)?,
+            0..4 => self.write(at, 1)?.ok(),
             4 => {
                 let writes = self.dice.clients.usize(2..=MAX_WRITES);
-                self.write(at, writes)?
+                self.write(at, writes)?.ok()
             }
             5 | 6 => self.begin_read(at).map(Asked::Read),
             _ => return self.read_weakly(at),
         };
         if let Some(asked) = asked {
-            let until = self.now.after(self.options.patience);
+            let patience = self.options.patience;
+            let patience = if self.bursts(which) { patience.max(BURST_PATIENCE) } else { patience };
+            let until = self.now.after(patience);
             self.clients[which].calls.push(Call { asked, until });
         }
         Ok(())
     }
 
-    /// Submits writes at a node; none is under way if all were refused.
-    pub(super) fn write(&mut self, at: usize, writes: usize) -> Result<Option<Asked<W>>, Broken> {
+    /// Submits writes at a node; of none that is under way there is an outcome.
+    pub(super) fn write(
+        &mut self,
+        at: usize,
+        writes: usize,
+    ) -> Result<Result<Asked<W>, Outcome>, Broken> {
         let mut commands = Vec::with_capacity(writes);
         for _ in 0..writes {
             let command = self.workload.command(&mut self.dice.clients);
             commands.push(Numbered { write: self.outcomes.submitted(), command });
         }
         let numbers: Vec<u64> = commands.iter().map(|command| command.write).collect();
-        let Some(node) = &self.machines[at].node else { return Ok(None) };
-        let patience = self.options.patience;
+        let Some(node) = &self.machines[at].node else { return Ok(Err(Outcome::Failed)) };
+        let patience = self.deadline;
         let tickets: Vec<_> = if let [_] = numbers[..] {
             let command = commands.pop().expect("there is one");
             match node.submit(command, patience) {
                 Ok(ticket) => vec![ticket],
-                Err(error) => {
-                    self.told(numbers[0], None, Err(error))?;
-                    return Ok(None);
-                }
+                Err(error) => return Ok(Err(self.told_never(numbers[0], &error)?)),
             }
         } else {
             match node.submit_many(commands, patience) {
                 Ok(tickets) => tickets.into_iter().collect(),
                 Err(error) => {
+                    let mut outcome = Outcome::Failed;
                     for write in numbers {
-                        self.told_never(write, &error)?;
+                        outcome = self.told_never(write, &error)?;
                     }
-                    return Ok(None);
+                    return Ok(Err(outcome));
                 }
             }
         };
         let mut writes: VecDeque<_> = numbers.into_iter().zip(tickets).collect();
         // Those for which there was no room have their answer.
         let placed = writes.iter().take_while(|(_, ticket)| !ticket.is_answered()).count();
+        let mut outcome = Outcome::Failed;
         for (write, mut ticket) in writes.split_off(placed) {
-            self.hear_write(write, &mut ticket)?;
+            outcome = self.hear_write(write, &mut ticket)?;
         }
-        Ok((!writes.is_empty()).then_some(Asked::Writes(writes)))
+        Ok(if writes.is_empty() { Err(outcome) } else { Ok(Asked::Writes(writes)) })
     }
 
     /// Begins a read at a node, if that is up.
@@ -222,7 +253,7 @@ impl<W: Workload> World<W> {
         if pending.is_none() {
             self.report.failed_reads += 1;
         }
-        Some(Read { after, pending: pending?, index: None })
+        Some(Read { begun: self.machines[at].ticks, after, pending: pending?, index: None })
     }
 
     /// Reads that ask nobody: whatever there is, or what some entry has made of it.
@@ -279,6 +310,9 @@ impl<W: Workload> World<W> {
 
     /// Hears the answers that a node has given.
     pub(super) fn hear_answers(&mut self, at: usize) -> Result<(), Broken> {
+        if !self.probes.is_empty() {
+            self.hear_probes(at)?;
+        }
         for which in 0..self.clients.len() {
             let client = &mut self.clients[which];
             if client.at != at || client.is_idle() {
@@ -337,7 +371,12 @@ impl<W: Workload> World<W> {
         let (id, after) = (self.machines[at].id, read.after);
         if read.index.is_none() {
             match read.pending.poll() {
-                None => return Ok(None),
+                None => {
+                    let most = MAX_ROUNDS * u64::from(self.options.config.election_ticks);
+                    let ticks = self.machines[at].ticks - read.begun;
+                    keep!(ticks <= most, "node {id} has kept a reader waiting for {ticks} ticks");
+                    return Ok(None);
+                }
                 Some(Confirmation::Confirmed(index)) if index < after => {
                     return Err(Broken::new(format!(
                         "node {id} may read at {index}, and {after} was known before that began"
@@ -399,20 +438,18 @@ impl<W: Workload> World<W> {
                 self.outcomes.unknown(write, told.or(entry))?;
                 Ok(Outcome::Failed)
             }
-            Err(error) => {
-                self.told_never(write, &error)?;
-                Ok(match error {
-                    ProposeError::NotLeader { leader, .. } => Outcome::NotLeader(leader),
-                    _ => Outcome::Failed,
-                })
-            }
+            Err(error) => self.told_never(write, &error),
         }
     }
 
     /// A client learns that its write never happened and never will.
-    fn told_never<C>(&mut self, write: u64, error: &ProposeError<C>) -> Result<(), Broken> {
+    fn told_never<C>(&mut self, write: u64, error: &ProposeError<C>) -> Result<Outcome, Broken> {
         self.trace.note(self.now, [7, write, 2], || format!("write {write}: {error}"));
         self.report.refused += 1;
-        self.outcomes.refused(write)
+        self.outcomes.refused(write)?;
+        Ok(match error {
+            ProposeError::NotLeader { leader, .. } => Outcome::NotLeader(*leader),
+            _ => Outcome::Failed,
+        })
     }
 }

@@ -34,6 +34,7 @@ use rustix::io::Errno;
 
 use self::content::{Change, DirData, FileData, FileId, Survival};
 use super::trouble::Trouble;
+use super::workload::mix;
 use crate::storage::{OpenMode, Storage, StorageFile, StorageLock};
 
 /// A call on the disk, for choosing which of them fails.
@@ -245,6 +246,17 @@ impl SimDisk {
     pub(super) fn durable_names(&self, dir: &Path) -> Vec<String> {
         let state = self.lock_state();
         state.dirs.get(dir).map_or_else(Vec::new, |dir| dir.durable.keys().cloned().collect())
+    }
+
+    /// A number for all that is durable.
+    pub(super) fn fingerprint(&self) -> u64 {
+        let state = self.lock_state();
+        let names = state.dirs.values().flat_map(|dir| &dir.durable);
+        names.fold(0, |number, (name, id)| {
+            let crc =
+                crc32c::crc32c_append(crc32c::crc32c(name.as_bytes()), &state.files[id].durable);
+            mix(number, u64::from(crc))
+        })
     }
 
     /// How often a file was flushed.

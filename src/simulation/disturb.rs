@@ -102,6 +102,11 @@ impl<W: Workload> World<W> {
         };
         if strikes {
             self.strike(trouble);
+            let parts = trouble >= Trouble::Isolate && trouble <= Trouble::Tangle;
+            if parts && self.a_leader() == Some(at) {
+                // What it takes now may never be committed.
+                self.rush(at);
+            }
         }
         Ok(())
     }
@@ -194,9 +199,14 @@ impl<W: Workload> World<W> {
                 let until = self.now.after(lasts);
                 self.strike(Trouble::Stall);
                 self.machines[at].work_slowly(WAL, self.now, until);
-                // What is written here and nowhere else is what others may truncate meanwhile.
-                if self.dice.troubles.bool() {
-                    self.reshape(|from, to| from == at || to == at);
+                self.rush(at);
+                // What is written here, and elsewhere comes late, is what others may truncate meanwhile.
+                if self.dice.troubles.u8(..4) > 0 {
+                    let until = self.now.after(lasts / 2);
+                    for other in (0..self.machines.len()).filter(|&other| other != at) {
+                        self.network.clog(at, other, until);
+                        self.network.clog(other, at, until);
+                    }
                 }
                 self.machines[at].wakes_at = Time(0);
                 Ok(())
@@ -301,18 +311,20 @@ impl<W: Workload> World<W> {
 
     /// One loop does nothing for a while: the `wal` loop, when it has written and not flushed.
     fn stall(&mut self, at: usize) -> bool {
-        let until = self.soon(4000);
-        let which = match self.dice.troubles.u8(..4) {
+        let which = match self.dice.troubles.u8(..8) {
             0 => CORE,
-            1 => WAL,
-            2 => APPLY,
+            1..5 => WAL,
+            5 | 6 => APPLY,
             _ => self.dice.troubles.usize(..LOOPS),
         };
-        let machine = &mut self.machines[at];
         if which == WAL {
-            machine.ambush = Some(Ambush::Stall(until.since(self.now)));
+            // Long enough for the others to find a leader.
+            let lasts = Duration::from_millis(self.dice.troubles.u64(300..4000));
+            self.machines[at].ambush = Some(Ambush::Stall(lasts));
             return false;
         }
+        let until = self.soon(4000);
+        let machine = &mut self.machines[at];
         if machine.runnable() & 1 << which != 0 {
             machine.work_slowly(which, self.now, until);
         } else {

@@ -21,7 +21,7 @@ use crate::consensus::Generation;
 use crate::error::{StartError, StopCause};
 use crate::message::Envelope;
 use crate::node::Node;
-use crate::node::simulated::{LOOPS, Simulated};
+use crate::node::simulated::{CORE, LOOPS, Simulated};
 use crate::transport::{Dropped, Inbound, Transport};
 use crate::types::NodeId;
 
@@ -147,6 +147,10 @@ pub(super) struct Machine<W: Workload> {
     /// When it starts again, if it is down.
     pub(super) down_until: Time,
     pub(super) excuses: Excuses,
+    /// How many ticks its node's core has had time for, and when the last of them was.
+    pub(super) ticks: u64,
+    ticked: Time,
+    tick: Duration,
     /// Until when its disk is full.
     pub(super) full_until: Time,
     pub(super) ambush: Option<Ambush>,
@@ -177,6 +181,9 @@ impl<W: Workload> Machine<W> {
             wakes_at: Time(0),
             down_until: Time(0),
             excuses: Excuses::default(),
+            ticks: 0,
+            ticked: Time(0),
+            tick: Duration::ZERO,
             full_until: NEVER,
             ambush: None,
             written_in: None,
@@ -213,6 +220,7 @@ impl<W: Workload> Machine<W> {
         state: W::Machine,
     ) -> Result<(), StartError> {
         self.set_clock(now);
+        self.tick = config.tick;
         let transport =
             SimTransport { outbox: Arc::clone(outbox), inbound: Arc::clone(&self.inbound) };
         let builder = Node::builder(self.id, Observed::new(state, self.lines.clone()))
@@ -365,6 +373,10 @@ impl<W: Workload> Machine<W> {
     pub(super) fn step(&mut self, which: usize, now: Time) {
         let local = self.set_clock(now);
         self.ready &= !(1 << which);
+        if which == CORE && local.since(self.ticked) >= self.tick {
+            self.ticks += 1;
+            self.ticked = local;
+        }
         if let Some(node) = &mut self.node {
             node.step(which, local);
         }

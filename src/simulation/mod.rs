@@ -38,6 +38,7 @@ mod machine;
 mod network;
 mod options;
 mod outcomes;
+mod probes;
 mod report;
 mod shrink;
 mod trace;

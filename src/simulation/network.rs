@@ -67,6 +67,16 @@ impl Network {
         self.shape(|from, to| before[from * nodes + to] || is_cut(from, to))
     }
 
+    /// Which links are cut.
+    pub(super) fn links(&self) -> Vec<bool> {
+        self.cut.clone()
+    }
+
+    /// Cuts exactly those links that were cut when [`links`](Self::links) was asked.
+    pub(super) fn set_links(&mut self, cut: Vec<bool>) {
+        self.cut = cut;
+    }
+
     /// The link keeps everything until this moment.
     pub(super) fn clog(&mut self, from: usize, to: usize, until: Time) {
         self.clogged[from * self.nodes + to] = until;

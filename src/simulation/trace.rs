@@ -8,6 +8,26 @@ use std::fmt::Write as _;
 
 use super::workload::mix;
 use crate::clock::Time;
+use crate::message::{AppendOutcome, Message};
+
+/// What tells messages of a kind and a term apart, besides their entries.
+pub(super) fn words(message: &Message) -> [u64; 2] {
+    match message {
+        Message::Append(append) => [append.prev.index.0, append.committed.0],
+        Message::AppendReply(reply) => match reply.outcome {
+            AppendOutcome::Accepted { matched } => [1, matched.0],
+            AppendOutcome::Rejected { prev, hint } => [prev.0 << 1, hint.index.0],
+        },
+        Message::Heartbeat(heartbeat) => [heartbeat.committed.0, heartbeat.round.0],
+        Message::HeartbeatReply(reply) => [reply.matched.0, reply.round.0],
+        Message::Vote(vote) => [vote.last.index.0, u64::from(vote.pre)],
+        Message::VoteReply(reply) => [u64::from(reply.granted), u64::from(reply.pre)],
+        Message::Forward(forward) => [forward.sequence, forward.count],
+        Message::ForwardReply(reply) => [reply.sequence, reply.first.0],
+        Message::ReadIndex(question) => [question.round.0, 0],
+        Message::ReadIndexReply(reply) => [reply.round.0, reply.index.0],
+    }
+}
 
 /// The trace of one run.
 #[derive(Debug, Default)]
@@ -26,6 +46,11 @@ impl Trace {
     /// The number.
     pub(super) fn number(&self) -> u64 {
         self.number
+    }
+
+    /// These numbers count, and are not told in text.
+    pub(super) fn fold<const N: usize>(&mut self, words: [u64; N]) {
+        self.number = words.into_iter().fold(self.number, mix);
     }
 
     /// Something happened that is told by these words, and in text.

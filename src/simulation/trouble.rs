@@ -34,6 +34,7 @@ macro_rules! troubles {
 
 /// How often an event happens in 100,000 events of the world.
 const RARE: &[u32] = &[5, 10, 40];
+const SELDOM: &[u32] = &[20, 50, 100];
 const USUAL: &[u32] = &[10, 50, 200, 500];
 
 troubles! {
@@ -49,14 +50,15 @@ troubles! {
     SlowDisk "slow-disk" &[2, 50, 1000];
     /// A batch of entries takes up to so many milliseconds to apply.
     SlowApply "slow-apply" &[2, 50, 1000];
-    /// A node goes down: half of the time with its power, and with what it had not flushed.
+    /// A node goes down, at once or when it has written something and not flushed it, and most of the time its
+    /// power with it.
     Crash "crash" USUAL;
     /// A node is shut down in an orderly way.
     Shutdown "shutdown" RARE;
     /// All nodes go down at once.
     Blackout "blackout" RARE;
     /// The power goes in the middle of a node's work with its disk; a node that is down starts for it.
-    PowerCut "power-cut" RARE;
+    PowerCut "power-cut" SELDOM;
     /// A node's links are all cut.
     Isolate "isolate" USUAL;
     /// A node is heard and does not hear, or hears and is not heard.
@@ -75,18 +77,18 @@ troubles! {
     Clog "clog" USUAL;
     /// A node is not scheduled for a while, as by SIGSTOP.
     Pause "pause" USUAL;
-    /// One loop of a node is not scheduled for a while.
+    /// One loop of a node is not scheduled for a while: the one that flushes, in the middle of that.
     Stall "stall" USUAL;
     /// A node's clock jumps ahead, as after a suspend.
     ClockJump "clock-jump" RARE;
     /// A node that does not lead campaigns without waiting.
     Campaign "campaign" USUAL;
     /// A call on a disk fails with `EIO`, once or from then on.
-    DiskError "disk-error" RARE;
-    /// A disk is full, for once or from then on.
-    DiskFull "disk-full" RARE;
+    DiskError "disk-error" SELDOM;
+    /// A disk is full for a while: it takes no more files, and in rare cases not even what is written.
+    DiskFull "disk-full" SELDOM;
     /// Reading from a disk fails with `EIO`.
-    ReadError "read-error" RARE;
+    ReadError "read-error" SELDOM;
     /// Bytes that are durable rot, on a minority of the disks at most.
     Rot "rot" RARE;
 }

@@ -13,7 +13,8 @@ use super::durable::Durable;
 use super::machine::Machine;
 use super::network::index;
 use super::workload::Workload;
-use crate::consensus::{Core, Generation, quorum};
+use crate::consensus::{Core, Generation};
+use crate::membership::{Member, Membership};
 use crate::message::{Append, AppendOutcome, Envelope, Message};
 use crate::node::simulated::Simulated;
 use crate::record::Records;
@@ -405,7 +406,7 @@ impl Witness {
             machines.get(index(node.0)).is_some_and(|machine| machine.durable.holds(entry))
         };
         keep!(
-            quorum::reached(core.membership(), false, |node, _| holds(node)),
+            has_majorities(core.membership(), holds),
             "node {id} has {entry} committed, and no quorum of disks holds it"
         );
         Ok(())
@@ -506,6 +507,15 @@ impl Witness {
     pub(super) fn committed(&self) -> LogIndex {
         LogIndex(self.committed.len() as u64)
     }
+}
+
+/// Whether more than half of the voters hold something; in a joint configuration, more than half of each set.
+fn has_majorities(membership: &Membership, holds: impl Fn(NodeId) -> bool) -> bool {
+    let is_majority = |voters: &BTreeMap<NodeId, Member>| {
+        2 * voters.keys().filter(|&&node| holds(node)).count() > voters.len()
+    };
+    is_majority(&membership.voters)
+        && (membership.outgoing.is_empty() || is_majority(&membership.outgoing))
 }
 
 /// Terms grow, and a vote stays for its term (Raft §5.2).

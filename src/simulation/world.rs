@@ -26,8 +26,9 @@ use super::machine::{Machine, NEVER, Outbox};
 use super::network::{Arrival, Network, index};
 use super::options::Options;
 use super::outcomes::Outcomes;
+use super::probes::Probe;
 use super::report::Report;
-use super::trace::Trace;
+use super::trace::{self, Trace};
 use super::trouble::Trouble;
 use super::witness::{Broken, Witness};
 use super::workload::{Line, Lines, Workload};
@@ -40,7 +41,7 @@ use crate::types::{NodeId, Role};
 
 /// How long a majority without faults may take to get a write through, and a cluster in peace to settle:
 /// hundreds of election timeouts.
-const PATIENCE: Duration = Duration::from_secs(120);
+pub(super) const PATIENCE: Duration = Duration::from_secs(120);
 /// How often a majority without faults has to, with the others about their business in between.
 const MAJORITY_ROUNDS: u32 = 3;
 /// Events in which that much time must pass; more is a loop that never rests.
@@ -83,6 +84,10 @@ pub struct World<W: Workload> {
     /// After how many events the next trouble happens.
     next_trouble: u64,
     pub(super) phase: Phase,
+    /// Callers that each ask one node.
+    pub(super) probes: Vec<Probe<W>>,
+    /// How long a call may keep its room at the door of a node.
+    pub(super) deadline: Duration,
     /// The clients make no calls.
     pub(super) are_clients_quiet: bool,
     /// Machines that no trouble reaches, as bits.
@@ -90,6 +95,7 @@ pub struct World<W: Workload> {
     /// Buffers that are used again.
     sent: Vec<Envelope>,
     lines: Vec<Line>,
+    bytes: Vec<u8>,
 }
 
 impl<W: Workload> fmt::Debug for World<W> {
@@ -162,10 +168,13 @@ impl<W: Workload> World<W> {
             priorities,
             next_trouble: 0,
             phase: Phase::Faults,
+            probes: Vec::new(),
+            deadline: options.patience.max(Duration::from_secs(1)),
             are_clients_quiet: false,
             calm: 0,
             sent: Vec::new(),
             lines: Vec::new(),
+            bytes: Vec::new(),
             dice: Dice {
                 schedule: rng.fork(),
                 network: rng.fork(),
@@ -190,6 +199,9 @@ impl<W: Workload> World<W> {
             report.count_strike(trouble, operation);
         }
         report.dirty_files = self.machines.iter().map(|m| m.disk.cut_while_dirty()).sum();
+        for machine in &self.machines {
+            self.trace.fold([machine.disk.fingerprint()]);
+        }
         report.trace = self.trace.number();
         let text = self.trace.text();
         let outcome = outcome.map_err(|broken| broken.at(self.report.events));
@@ -202,17 +214,34 @@ impl<W: Workload> World<W> {
             self.step()?;
         }
         self.heal_majority();
+        self.probe_alone()?;
         for _ in 0..MAJORITY_ROUNDS {
             let written = self.outcomes.writes();
-            self.run_until("a majority without faults gets no write through", |world| {
+            self.run_until("a majority without faults gets no write through", PATIENCE, |world| {
                 world.outcomes.last_applied_write().is_some_and(|write| write >= written)
             })?;
             let until = self.report.events + self.options.steps / 50;
-            self.run_until("events", |world| world.report.events >= until)?;
+            self.run_until("events", PATIENCE, |world| world.report.events >= until)?;
         }
         self.heal_all();
-        self.run_until("no rest in peace", Self::is_settled)?;
+        let served: Vec<usize> =
+            (0..self.machines.len()).filter(|&at| !self.machines[at].is_lost).collect();
+        self.probe(served.into_iter())?;
+        self.run_until("no rest in peace", PATIENCE, Self::is_settled)?;
         self.check_end()
+    }
+
+    /// Asks the nodes that no trouble reaches, while they are cut off from the others: a leader among those
+    /// may serve some of them only.
+    fn probe_alone(&mut self) -> Result<(), Broken> {
+        let calm = self.calm;
+        let links = self.network.links();
+        self.network.cut(|from, to| (calm >> from ^ calm >> to) & 1 == 1);
+        self.next_trouble = u64::MAX;
+        self.probe((0..self.machines.len()).filter(|at| calm >> at & 1 == 1))?;
+        self.network.set_links(links);
+        self.plan_trouble();
+        Ok(())
     }
 
     /// Does one thing, and looks whether every promise still holds.
@@ -359,6 +388,14 @@ impl<W: Workload> World<W> {
         if self.lines.is_empty() {
             return Ok(());
         }
+        for line in &self.lines {
+            self.trace.fold([
+                line.entry.term.0,
+                line.entry.index.0,
+                line.time,
+                u64::from(line.crc),
+            ]);
+        }
         self.outcomes.applied(at, machine.id, &mut self.lines, &mut self.workload)?;
         if let Some(node) = &machine.node {
             let (digest, kept) = node
@@ -380,8 +417,11 @@ impl<W: Workload> World<W> {
     fn send_out(&mut self) -> Result<(), Broken> {
         std::mem::swap(&mut *self.outbox.lock(), &mut self.sent);
         let mut sent = std::mem::take(&mut self.sent);
-        for envelope in sent.drain(..) {
+        for mut envelope in sent.drain(..) {
             self.report.messages += 1;
+            if self.dice.network.u8(..16) == 0 {
+                envelope = self.as_bytes(&envelope)?;
+            }
             let (from, to) = (index(envelope.from.node.0), index(envelope.to.0));
             self.witness.said(&envelope, &self.machines)?;
             let calm = self.is_calm(from) && self.is_calm(to);
@@ -411,6 +451,14 @@ impl<W: Workload> World<W> {
         Ok(())
     }
 
+    /// What comes of a message that travels as its bytes.
+    fn as_bytes(&mut self, envelope: &Envelope) -> Result<Envelope, Broken> {
+        self.bytes.clear();
+        envelope.encode(&mut self.bytes).map_err(|error| Broken::new(format!("{error}")))?;
+        let read = Envelope::decode(&self.bytes);
+        read.map_err(|error| Broken::new(format!("{:?}: {error}", envelope.message)))
+    }
+
     /// Whether a condition that is told in thousandths strikes now.
     fn draw(&mut self, condition: Trouble) -> bool {
         let amount = self.options.troubles.get(condition);
@@ -425,10 +473,14 @@ impl<W: Workload> World<W> {
             Some(Arrival::Message(envelope)) => {
                 let to = index(envelope.to.0);
                 let machine = &mut self.machines[to];
-                let (from, term) = (envelope.from.node, envelope.message.term());
-                self.trace.note(self.now, [4, from.0, envelope.to.0, term.0], || {
-                    format!("node {from} to node {}: {:?}", to + 1, envelope.message)
-                });
+                let (from, message) = (envelope.from.node, &envelope.message);
+                let (term, [what, more]) = (message.term().0, trace::words(message));
+                let bytes = envelope.records.len() as u64;
+                self.trace.note(
+                    self.now,
+                    [4, from.0, envelope.to.0, term, what, more, bytes],
+                    || format!("node {from} to node {}: {:?}", to + 1, envelope.message),
+                );
                 if let Some(node) = &machine.node
                     && let Some(inbound) = &*machine.inbound.lock()
                 {
@@ -459,8 +511,13 @@ impl<W: Workload> World<W> {
     }
 
     /// Runs until `done`, which must be so in bounded time.
-    fn run_until(&mut self, what: &str, done: impl Fn(&Self) -> bool) -> Result<(), Broken> {
-        let (until, last) = (self.now.after(PATIENCE), self.report.events + MAX_SETTLING);
+    pub(super) fn run_until(
+        &mut self,
+        what: &str,
+        patience: Duration,
+        done: impl Fn(&Self) -> bool,
+    ) -> Result<(), Broken> {
+        let (until, last) = (self.now.after(patience), self.report.events + MAX_SETTLING);
         while !done(self) {
             if self.now > until || self.report.events > last {
                 let nodes = self.machines.iter().map(Machine::describe);
@@ -476,6 +533,7 @@ impl<W: Workload> World<W> {
     fn is_settled(&self) -> bool {
         let committed = self.witness.committed();
         self.clients.iter().all(Client::is_idle)
+            && self.are_probes_idle()
             && self.machines.iter().filter(|machine| !machine.is_lost).all(|machine| {
                 machine.node.as_ref().is_some_and(|node| {
                     node.applied() == committed

@@ -43,9 +43,11 @@ fn rows(config: &Config, nodes: usize, queues: &Queues) -> [(&'static str, usize
     let lane = config.max_peer_queue_bytes;
     // What is not committed is bounded by the leader that made it, what is committed by the node itself. Both
     // look before they take a batch, and see bytes in groups: one may be left out, and one be counted still.
+    // What is in flight the leader may have applied by the time it comes.
     let (batch, append) = (config.max_batch_bytes, config.max_append_bytes);
     let group = GRAIN + batch.max(append);
-    let unapplied = 2 * config.max_unapplied_bytes + batch + append + 2 * group;
+    let bounded = 2 * config.max_unapplied_bytes + config.max_inflight_bytes;
+    let unapplied = bounded + batch + append + 2 * group;
     [
         ("proposals", queues.proposals, config.max_pending_proposals),
         ("bytes of proposals", queues.proposal_bytes, config.max_pending_bytes),

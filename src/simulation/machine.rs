@@ -93,6 +93,7 @@ impl Rate {
 }
 
 /// What may happen to a node without being a bug, by what was done to its disk.
+#[expect(clippy::struct_excessive_bools, reason = "independent facts, not a state in disguise")]
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Excuses {
     /// A call on the disk fails.

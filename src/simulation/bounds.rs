@@ -41,13 +41,13 @@ impl Before {
 fn rows(config: &Config, nodes: usize, queues: &Queues) -> [(&'static str, usize, usize); 9] {
     let record = record_bytes(config.max_entry_bytes, true);
     let lane = config.max_peer_queue_bytes;
-    // What is not committed is bounded by the leader that made it, what is committed by the node itself. Both
-    // look before they take a batch, and see bytes in groups: one may be left out, and one be counted still.
-    // What is in flight the leader may have applied by the time it comes.
+    // What is not committed is bounded by the leader that made it, and what is committed by the node itself. Both
+    // look before they take a batch. What is in flight the leader may have applied by the time it comes. Bytes
+    // are counted in groups, and a truncation within one leaves all of it: some count although they are gone.
     let (batch, append) = (config.max_batch_bytes, config.max_append_bytes);
     let group = GRAIN + batch.max(append);
     let bounded = 2 * config.max_unapplied_bytes + config.max_inflight_bytes;
-    let unapplied = bounded + batch + append + 2 * group;
+    let unapplied = bounded + batch + append + 8 * group;
     [
         ("proposals", queues.proposals, config.max_pending_proposals),
         ("bytes of proposals", queues.proposal_bytes, config.max_pending_bytes),

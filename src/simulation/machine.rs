@@ -320,7 +320,8 @@ impl<W: Workload> Machine<W> {
 
     /// Whether something lies in wait for what was written and is not flushed, and there is such.
     pub(super) fn is_ambushed(&self) -> bool {
-        self.ambush.is_some() && self.node.as_ref().is_some_and(Simulated::is_flushing)
+        let goes_on = |node: &Simulated<_>| node.failed().is_none() && node.is_flushing();
+        self.ambush.is_some() && self.node.as_ref().is_some_and(goes_on)
     }
 
     /// Its disk is full until then.

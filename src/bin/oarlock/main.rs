@@ -163,11 +163,6 @@ impl Command {
                 let (from, to) = (from.take(), to.take());
                 let from = from.unwrap_or(LogIndex::ZERO);
                 let to = to.unwrap_or(LogIndex(u64::MAX));
-                if from > to {
-                    return Err(Failure::Usage(format!(
-                        "--from {from} --to {to}: nothing between"
-                    )));
-                }
                 Self::Dump { dir: words.remove(2), from, to }
             }
             ["disk", _] => {

@@ -49,8 +49,9 @@ impl<W: Workload> World<W> {
         self.run_until("nobody is served", PATIENCE, |world| {
             world.probes.iter().any(Probe::is_done)
         })?;
-        // Whoever left something with a node, and waits no longer, leaves the room to others that late.
-        let most = PROMPT + self.deadline;
+        // Whoever left something with a node, and waits no longer, leaves the room to others that late, by the
+        // node's own clock, which may be slow.
+        let most = PROMPT + 2 * self.deadline;
         self.run_until("not everybody is served", most, |world| {
             world.probes.iter().all(|probe| probe.is_done() || world.machines[probe.at].is_lost)
         })?;

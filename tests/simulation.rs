@@ -87,9 +87,10 @@ fn worlds_in_which_something_was_found_keep_every_promise() {
 fn in_a_calm_world_every_call_to_a_leader_succeeds() {
     for seed in 0..6 {
         let report = run(Options { steps: 4000, ..Options::draw(Profile::Calm, seed) });
-        // Some messages are lost all the same: a majority has to serve its callers alone for a while.
+        // A majority has to serve its callers alone for a while: messages are lost then, and a leader may be
+        // among the others.
         assert_eq!((report.crashes, report.failures), (0, 0), "seed {seed}");
-        assert_eq!(report.leaders, 1, "seed {seed}: {report}");
+        assert!(report.leaders <= 2, "seed {seed}: {report}");
         assert!(report.acknowledged > 0 && report.reads > 0, "seed {seed}: {report}");
     }
 }
